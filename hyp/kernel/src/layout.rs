@@ -4,7 +4,10 @@
 //! number CPU capabilities, `HCALL_*` number host hypercalls.
 #![allow(
     missing_docs,
-    reason = "generated names; the probe's source says what each is"
+    non_upper_case_globals,
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
+    reason = "generated names and values; the probe's source says what each is"
 )]
 
 include!(env!("PKVM_LAYOUT_FILE"));
