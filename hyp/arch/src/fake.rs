@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What stands in for the hardware off the target: register values and capabilities that a test sets, and a log of
+//! what the code under test did. The state belongs to the thread, so that tests run in parallel.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::vec::Vec;
+
+use crate::sysreg::Enc;
+
+/// Something the code under test did to the fake hardware.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An ISB.
+    Isb,
+    /// A DSB with this option: `sy`, `ish`, `ishst`, `nsh`, `nshst`.
+    Dsb(&'static str),
+    /// Another barrier: `dmb sy`, `psb csync`, `tsb csync`.
+    Barrier(&'static str),
+    /// A write of a system register, by its EL1 or EL2 encoding whatever the alias in use.
+    Write(Enc, u64),
+    /// A TLB invalidation, with its operand where it has one.
+    Tlbi(&'static str, u64),
+    /// Cache maintenance of a range: what, first address, length in bytes.
+    Cache(&'static str, u64, u64),
+    /// An SMC and its function id.
+    Smc(u64),
+}
+
+#[derive(Default)]
+struct State {
+    regs: HashMap<Enc, u64>,
+    caps: HashSet<u16>,
+    keys: HashSet<&'static str>,
+    log: Vec<Event>,
+    smc: Option<fn(&mut [u64; 18])>,
+    tpidr_el2: u64,
+}
+
+std::thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+}
+
+fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {
+    STATE.with(|state| f(&mut state.borrow_mut()))
+}
+
+/// Forgets everything: registers read as zero, no capability, all static keys off, the log empty.
+pub fn reset() {
+    with(|state| *state = State::default());
+}
+
+/// The value that reads of register `enc` give.
+pub fn set_reg(enc: Enc, value: u64) {
+    with(|state| state.regs.insert(enc, value));
+}
+
+/// The value last written to register `enc` or set by the test; zero if there was none.
+pub fn reg(enc: Enc) -> u64 {
+    with(|state| state.regs.get(&enc).copied().unwrap_or(0))
+}
+
+/// Gives the fake CPU the capability.
+pub fn set_cap(cap: u16) {
+    with(|state| state.caps.insert(cap));
+}
+
+/// Turns the named static key on.
+pub fn set_key(name: &'static str) {
+    with(|state| state.keys.insert(name));
+}
+
+/// What answers SMC calls: it finds the arguments in x0 to x17 and leaves the results there.
+pub fn set_smc(handler: fn(&mut [u64; 18])) {
+    with(|state| state.smc = Some(handler));
+}
+
+/// The per-CPU offset of the fake CPU.
+pub fn set_this_cpu_offset(offset: u64) {
+    with(|state| state.tpidr_el2 = offset);
+}
+
+/// Takes the log, leaving it empty.
+pub fn take_log() -> Vec<Event> {
+    with(|state| core::mem::take(&mut state.log))
+}
+
+pub(crate) fn log(event: Event) {
+    with(|state| state.log.push(event));
+}
+
+pub(crate) fn write_reg(enc: Enc, value: u64) {
+    with(|state| {
+        state.regs.insert(enc, value);
+        state.log.push(Event::Write(enc, value));
+    });
+}
+
+pub(crate) fn has_cap(cap: u16) -> bool {
+    with(|state| state.caps.contains(&cap))
+}
+
+/// Whether a test turned the key on.
+#[doc(hidden)]
+pub fn static_key(name: &str) -> bool {
+    with(|state| state.keys.contains(name))
+}
+
+pub(crate) fn this_cpu_offset() -> u64 {
+    with(|state| state.tpidr_el2)
+}
+
+pub(crate) fn smc(regs: &mut [u64; 18]) {
+    log(Event::Smc(regs[0]));
+    match with(|state| state.smc) {
+        Some(handler) => handler(regs),
+        // SMCCC: an unknown function returns NOT_SUPPORTED.
+        None => regs[0] = u64::MAX,
+    }
+}
