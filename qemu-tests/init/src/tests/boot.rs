@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host came up as it should.
+
+use super::{Fail, Outcome};
+use crate::ktap::Sub;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+
+/// The kernel's log so far, one record a line, without the prefix of `/dev/kmsg`.
+pub fn kernel_log() -> std::io::Result<Vec<String>> {
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let mut kmsg = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblock)
+        .open("/dev/kmsg")?;
+    let mut record = vec![0; 8192];
+    let mut lines = Vec::new();
+    // Each read gives one record; the error that ends the loop is EAGAIN at the end of the log.
+    while let Ok(length @ 1..) = kmsg.read(&mut record) {
+        let text = String::from_utf8_lossy(&record[..length]);
+        if let Some((_, message)) = text.split_once(';') {
+            lines.push(message.lines().next().unwrap_or("").to_owned());
+        }
+    }
+    Ok(lines)
+}
+
+/// KVM says that it protects, and in the mode that this CPU calls for.
+pub fn protected_mode(sub: &mut Sub, words: &[String]) -> Outcome {
+    let log = kernel_log()?;
+    let wanted = match words.first() {
+        Some(mode) => format!("Protected {mode} mode initialized successfully"),
+        None => "mode initialized successfully".to_owned(),
+    };
+    for line in log.iter().filter(|l| l.starts_with("kvm [") || l.contains("EL2")) {
+        sub.note(line);
+    }
+    if !log.iter().any(|l| l.contains(&wanted) && l.contains("Protected")) {
+        return Err(Fail::Because(format!("the kernel never said \"{wanted}\"")));
+    }
+    let warnings: Vec<_> = log.iter().filter(|l| l.starts_with("WARNING: ")).collect();
+    match warnings.first() {
+        Some(first) => Err(Fail::Because(format!("the boot warned: {first}"))),
+        None => Ok(()),
+    }
+}
+
+/// All CPUs that the firmware describes are on line.
+pub fn smp(sub: &mut Sub, _: &[String]) -> Outcome {
+    let read = |name: &str| std::fs::read_to_string(format!("/sys/devices/system/cpu/{name}"));
+    let (present, online) = (read("present")?, read("online")?);
+    sub.note(&format!("present {} online {}", present.trim(), online.trim()));
+    if present != online {
+        return Err(Fail::Because("some CPUs are off line".to_owned()));
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tests that run in the host, by name.
+
+mod boot;
+
+use crate::ktap::Sub;
+use crate::supervise::SKIP;
+use std::process::ExitCode;
+
+/// Why a test did not pass.
+pub enum Fail {
+    /// It failed; one line says why.
+    Because(String),
+    /// This machine cannot run it; one line says why.
+    Skip(String),
+}
+
+impl From<String> for Fail {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
+}
+
+impl From<std::io::Error> for Fail {
+    fn from(why: std::io::Error) -> Self {
+        Self::Because(why.to_string())
+    }
+}
+
+/// What a test returns.
+pub type Outcome = Result<(), Fail>;
+
+/// A test: it reports its subtests to the [`Sub`], and gets the words after its name.
+pub type Test = fn(&mut Sub, &[String]) -> Outcome;
+
+const TESTS: &[(&str, Test)] = &[("protected-mode", boot::protected_mode), ("smp", boot::smp)];
+
+/// Runs the test called `name` in this process.
+pub fn run(name: &str, words: &[String]) -> ExitCode {
+    let Some((_, test)) = TESTS.iter().find(|(known, _)| *known == name) else {
+        println!("# no test is called {name}");
+        return ExitCode::from(2);
+    };
+    let mut sub = Sub::default();
+    let outcome = test(&mut sub, words);
+    let failed = sub.finish();
+    match outcome {
+        Ok(()) if failed == 0 => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(Fail::Because(why)) => {
+            println!("# {why}");
+            ExitCode::FAILURE
+        }
+        Err(Fail::Skip(why)) => {
+            println!("# {why}");
+            ExitCode::from(u8::try_from(SKIP).unwrap_or(1))
+        }
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The programs and the module that go into an initramfs: builds them, finds them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the repository's test crates are.
+pub fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+const LINUX: &str = "aarch64-unknown-linux-gnu";
+
+/// Where the built programs are.
+pub struct Artifacts {
+    bin: PathBuf,
+    built: bool,
+}
+
+impl Artifacts {
+    /// Programs that somebody else built.
+    pub fn at(dir: PathBuf) -> Self {
+        Self {
+            bin: dir,
+            built: true,
+        }
+    }
+
+    /// Programs in this repository's target directory; `build` makes them anew where needed, the VMM's if `vmm`.
+    pub fn own(build: bool, vmm: bool) -> Result<Self, String> {
+        let target = tests_dir().join("target");
+        if build {
+            cargo(&tests_dir().join("init"), &target)?;
+            if vmm {
+                cargo(&tests_dir().join("vmm"), &target)?;
+            }
+        }
+        Ok(Self {
+            bin: target.join(LINUX).join("release"),
+            built: build,
+        })
+    }
+
+    /// The bytes of a program.
+    pub fn program(&self, name: &str) -> Result<Vec<u8>, String> {
+        let path = self.bin.join(name);
+        std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// The test module, built for the kernel of `kbuild`.
+    pub fn module(&self, kbuild: &Path) -> Result<Vec<u8>, String> {
+        let source = tests_dir().join("hostile");
+        let kbuild = kbuild
+            .canonicalize()
+            .map_err(|e| format!("{}: {e}", kbuild.display()))?;
+        // One directory per kernel build, since a module fits no other.
+        let name: String = kbuild
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
+        let out = tests_dir().join("target").join("hostile").join(name);
+        if self.built {
+            std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
+            let mut make = Command::new("make");
+            make.arg("-s")
+                .arg("-C")
+                .arg(&kbuild)
+                .arg(format!("M={}", source.display()))
+                .arg(format!("MO={}", out.display()))
+                .args([
+                    "ARCH=arm64",
+                    "CROSS_COMPILE=aarch64-linux-gnu-",
+                    "KBUILD_MODPOST_WARN=1",
+                    "modules",
+                ]);
+            run(make, "the test module")?;
+        }
+        let path = out.join("hostile.ko");
+        std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+}
+
+fn cargo(dir: &Path, target: &Path) -> Result<(), String> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(dir)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            LINUX,
+            "-Zbuild-std=std,panic_abort",
+        ])
+        .env("CARGO_TARGET_DIR", target)
+        // Std is built from source for this target, which the toolchain allows only so.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+            "aarch64-linux-gnu-gcc",
+        )
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-Ctarget-feature=+crt-static",
+        )
+        // What cargo tells a program that it runs must not reach the build of another workspace.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS");
+    run(cargo, &dir.display().to_string())
+}
+
+fn run(mut command: Command, what: &str) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    Err(format!("{what} does not build"))
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Boots suites of tests in QEMU and prints one line per test.
+//!
+//! A boot is a kernel, an initramfs that this program writes, and a CPU model. Init in it runs the tests and reports in
+//! KTAP on the console; a test without a result, because the machine died or stopped, failed, and its line says how the
+//! machine ended. The exit status is 0 only if no test failed.
+#![forbid(unsafe_code)]
+
+mod args;
+mod artifacts;
+mod cpio;
+mod fdt;
+mod judgements;
+mod ktap;
+mod qemu;
+mod suites;
+
+use args::{Args, Hyp};
+use artifacts::Artifacts;
+use ktap::Status;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use suites::{Suite, Test};
+
+fn main() -> ExitCode {
+    let words = std::env::args().skip(1);
+    if std::env::args().any(|w| w == "--help" || w == "-h") {
+        print!("{}", args::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let result = args::parse(words).and_then(|args| {
+        if args.list {
+            list();
+            return Ok(true);
+        }
+        if let Some(out) = &args.judgements {
+            return judgements::write_table(out, args.c_results.as_deref(), args.rust_results.as_deref())
+                .map(|()| true);
+        }
+        run(&args)
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("pkvm-runner: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn list() {
+    for suite in suites::all() {
+        println!("{:<12} {}", suite.name, suite.about);
+        for test in &suite.tests {
+            println!("  {}/{}", suite.name, test.name);
+        }
+    }
+}
+
+/// Counts, for the last line.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+fn run(args: &Args) -> Result<bool, String> {
+    let kernel = args.kernel.as_deref().ok_or("--kernel is missing (see --help)")?;
+    if !kernel.is_file() {
+        return Err(format!("{}: no such kernel image", kernel.display()));
+    }
+    std::fs::create_dir_all(&args.log_dir).map_err(|e| format!("{}: {e}", args.log_dir.display()))?;
+    let chosen = choose(args)?;
+    let artifacts = match &args.bin_dir {
+        Some(dir) => Artifacts::at(dir.clone()),
+        None => Artifacts::own(!args.no_build, chosen.iter().any(|s| s.needs.vmm))?,
+    };
+    let mut tally = Tally::default();
+    for suite in &chosen {
+        for cpu in &args.cpus {
+            let boots: Vec<Vec<Test>> = if suite.alone {
+                suite.tests.iter().map(|t| vec![t.clone()]).collect()
+            } else {
+                vec![suite.tests.clone()]
+            };
+            for tests in boots {
+                let session = Session {
+                    args,
+                    kernel,
+                    suite,
+                    cpu,
+                    artifacts: &artifacts,
+                };
+                session.boot(&tests, &mut tally)?;
+            }
+        }
+    }
+    if tally.skipped > 0 {
+        println!("{} skipped", tally.skipped);
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally.failed == 0)
+}
+
+/// The suites that the options name, with the tests that they leave.
+fn choose(args: &Args) -> Result<Vec<Suite>, String> {
+    let all = suites::all();
+    if let Some(unknown) = args
+        .suites
+        .iter()
+        .find(|name| !all.iter().any(|s| s.name == **name))
+    {
+        return Err(format!("no suite is called {unknown} (see --list)"));
+    }
+    let mut chosen: Vec<Suite> = all
+        .into_iter()
+        .filter(|s| args.suites.is_empty() || args.suites.iter().any(|n| n == s.name))
+        .collect();
+    if let Some(pattern) = &args.test {
+        for suite in &mut chosen {
+            suite
+                .tests
+                .retain(|t| format!("{}/{}", suite.name, t.name).contains(pattern.as_str()));
+        }
+    }
+    chosen.retain(|s| !s.tests.is_empty());
+    if chosen.is_empty() {
+        return Err("no test is left to run".to_owned());
+    }
+    Ok(chosen)
+}
+
+/// Where the machines with a no-map region have it: inside their memory, away from what QEMU loads at its start.
+const NO_MAP: (u64, u64) = (0x5800_0000, 0x20_0000);
+
+struct Session<'a> {
+    args: &'a Args,
+    kernel: &'a Path,
+    suite: &'a Suite,
+    cpu: &'a str,
+    artifacts: &'a Artifacts,
+}
+
+impl Session<'_> {
+    fn boot(&self, tests: &[Test], tally: &mut Tally) -> Result<(), String> {
+        let tests: Vec<Test> = tests
+            .iter()
+            .filter(|t| self.can_show(t, tally))
+            .cloned()
+            .collect();
+        if tests.is_empty() {
+            return Ok(());
+        }
+        let stem = match tests.as_slice() {
+            [one] if self.suite.alone => format!("{}-{}-{}", self.suite.name, one.name, self.cpu),
+            _ => format!("{}-{}", self.suite.name, self.cpu),
+        };
+        let stem = format!("{}-{stem}", self.args.hyp.word());
+        let file = |suffix: &str| self.args.log_dir.join(format!("{stem}.{suffix}"));
+        let initrd = file("cpio");
+        std::fs::write(&initrd, self.initramfs(&tests)?).map_err(|e| format!("{}: {e}", initrd.display()))?;
+        let smp = self.args.smp.unwrap_or(2).max(self.suite.needs.smp);
+        let dtb = if self.suite.needs.no_map {
+            let path = file("dtb");
+            let tree = qemu::default_dtb(self.cpu, smp, self.args.mem, &path)?;
+            std::fs::write(&path, fdt::add_no_map(&tree, NO_MAP.0, NO_MAP.1)?)
+                .map_err(|e| format!("{}: {e}", path.display()))?;
+            Some(path)
+        } else {
+            None
+        };
+        let machine = qemu::Machine {
+            kernel: self.kernel,
+            initrd: &initrd,
+            cpu: self.cpu,
+            smp,
+            mem: self.args.mem,
+            cmdline: self.cmdline(&tests),
+            dtb: dtb.clone(),
+        };
+        let limit = self.args.timeout.unwrap_or_else(|| {
+            Duration::from_secs(60 + tests.iter().map(|t| u64::from(t.limit)).sum::<u64>())
+        });
+        let log = file("log");
+        let report = qemu::boot(&machine, limit, &log, self.args.stream, |timed| {
+            self.judge(&timed.outcome, timed.took, &log, tally);
+        })?;
+        self.close(&tests, &report, &log, tally);
+        let _ = std::fs::remove_file(&initrd);
+        if let Some(dtb) = dtb {
+            let _ = std::fs::remove_file(dtb);
+        }
+        Ok(())
+    }
+
+    /// Whether this CPU model can show what the test is about.
+    fn can_show(&self, test: &Test, tally: &mut Tally) -> bool {
+        let Some(case) = judgements::find(self.suite.name, test.name) else {
+            return true;
+        };
+        let able = case.cpus.is_empty() || case.cpus.contains(&self.cpu);
+        if !able {
+            tally.skipped += 1;
+            self.print(
+                "skip",
+                test.name,
+                "",
+                &format!("needs {}", case.cpus.join(" or ")),
+            );
+        }
+        able
+    }
+
+    fn initramfs(&self, tests: &[Test]) -> Result<Vec<u8>, String> {
+        let mut archive = cpio::Archive::default();
+        for dir in ["/dev", "/proc", "/sys", "/tmp", "/bin", "/lib"] {
+            archive.dir(dir);
+        }
+        archive.char_device("/dev/console", 5, 1);
+        archive.char_device("/dev/kmsg", 1, 11);
+        archive.file("/init", 0o755, &self.artifacts.program("pkvm-init")?);
+        let mut table = String::new();
+        for test in tests {
+            let mode = suites::mode_of(self.cpu);
+            let argv: Vec<_> = test
+                .argv
+                .iter()
+                .map(|a| if *a == "@MODE@" { mode } else { a })
+                .collect();
+            let _ = writeln!(table, "{}\t{}\t{}", test.name, test.limit, argv.join("\t"));
+        }
+        archive.file("/tests", 0o644, table.as_bytes());
+        if self.suite.needs.hostile {
+            let kbuild = self.args.kbuild.as_deref().ok_or("--kbuild is missing")?;
+            archive.file("/lib/hostile.ko", 0o644, &self.artifacts.module(kbuild)?);
+        }
+        Ok(archive.finish())
+    }
+
+    fn cmdline(&self, tests: &[Test]) -> String {
+        let mut line = String::from(
+            "console=ttyAMA0 kvm-arm.mode=protected panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on",
+        );
+        line.push_str(" -- ");
+        if self.suite.needs.hostile {
+            line.push_str("module=/lib/hostile.ko ");
+        }
+        if self.suite.needs.no_map {
+            let _ = write!(line, "nomap={:#x} ", NO_MAP.0);
+        }
+        let _ = write!(line, "hyp={} run=", self.args.hyp.word());
+        line.push_str(&tests.iter().map(|t| t.name).collect::<Vec<_>>().join(","));
+        line
+    }
+
+    /// Prints the line of a test that ended.
+    fn judge(&self, outcome: &ktap::Outcome, took: Duration, log: &Path, tally: &mut Tally) {
+        let took = format!("{:.1} s", took.as_secs_f64());
+        let seen = judgements::seen(&outcome.diagnostics);
+        if let Some(case) = judgements::find(self.suite.name, &outcome.name) {
+            let seen = seen.unwrap_or_else(|| "nothing was reported".to_owned());
+            self.judge_case(case, outcome.status == Status::Passed, &seen, &took, log, tally);
+            return;
+        }
+        match outcome.status {
+            Status::Passed => {
+                tally.passed += 1;
+                self.print("ok", &outcome.name, &took, "");
+            }
+            Status::Skipped => {
+                tally.skipped += 1;
+                self.print("skip", &outcome.name, &took, &outcome.note);
+            }
+            Status::Failed => {
+                let sub: Vec<_> = outcome
+                    .children
+                    .iter()
+                    .filter(|c| c.status == Status::Failed)
+                    .map(|c| c.name.as_str())
+                    .collect();
+                let mut why = outcome.diagnostics.last().cloned().unwrap_or_default();
+                if !sub.is_empty() {
+                    why = format!(
+                        "{} of {} subtests: {}",
+                        sub.len(),
+                        outcome.children.len(),
+                        sub.join(", ")
+                    );
+                }
+                self.fail(&outcome.name, &took, &why, log, tally);
+            }
+        }
+    }
+
+    /// Prints the line of a judgement's case: on ours it must have given the specification's answer, on the C object it
+    /// must do what was recorded.
+    fn judge_case(
+        &self,
+        case: &judgements::Case,
+        met: bool,
+        seen: &str,
+        took: &str,
+        log: &Path,
+        tally: &mut Tally,
+    ) {
+        judgements::record(&self.args.log_dir, self.args.hyp, self.cpu, case, met, seen);
+        let good = match self.args.hyp {
+            Hyp::Rust => met,
+            Hyp::C => seen.contains(case.c_saw),
+        };
+        if good {
+            tally.passed += 1;
+            let note = if met {
+                seen.to_owned()
+            } else {
+                format!("{seen} (as recorded of the C object)")
+            };
+            self.print("ok", case.name, took, &note);
+        } else {
+            let wanted = match self.args.hyp {
+                Hyp::Rust => case.demand,
+                Hyp::C => case.c_saw,
+            };
+            self.fail(case.name, took, &format!("{seen}; wanted: {wanted}"), log, tally);
+        }
+    }
+
+    /// Accounts for the tests that have no result.
+    fn close(&self, tests: &[Test], report: &qemu::Report, log: &Path, tally: &mut Tally) {
+        let mut death = report.death.clone();
+        for test in tests {
+            if report.results.iter().any(|r| r.outcome.name == test.name) {
+                continue;
+            }
+            let why = death.take().unwrap_or_else(|| "not run".to_owned());
+            if let Some(case) = judgements::find(self.suite.name, test.name) {
+                self.judge_case(case, false, &why, "", log, tally);
+            } else {
+                let said = report
+                    .last_words
+                    .last()
+                    .map(|w| format!(" (after: {w})"))
+                    .unwrap_or_default();
+                self.fail(test.name, "", &format!("{why}{said}"), log, tally);
+            }
+        }
+        if let Some(why) = death {
+            self.fail("power-off", "", &why, log, tally);
+        }
+        for complaint in &report.complaints {
+            println!("      {complaint}");
+        }
+    }
+
+    fn fail(&self, name: &str, took: &str, why: &str, log: &Path, tally: &mut Tally) {
+        tally.failed += 1;
+        self.print("FAIL", name, took, why);
+        println!("      console: {}", log.display());
+    }
+
+    fn print(&self, word: &str, name: &str, took: &str, note: &str) {
+        let dash = if note.is_empty() { "" } else { " - " };
+        println!(
+            "{word:<5} {:<12} {:<44} {took:>8}{dash}{note}",
+            self.cpu,
+            format!("{}/{name}", self.suite.name)
+        );
+    }
+}
+
+/// The files of a run that other parts name.
+pub fn results_file(dir: &Path, hyp: Hyp) -> PathBuf {
+    dir.join(format!("judgements-{}.tsv", hyp.word()))
+}
