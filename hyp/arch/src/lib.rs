@@ -14,7 +14,9 @@ pub mod barrier;
 pub mod cache;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod inject;
 pub mod percpu;
 pub mod smccc;
 pub mod sysreg;
 pub mod tlbi;
+pub mod vgic;
