@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The monitor guest: see monitor.rs. Runs at EL1 with the MMU off, from wherever it is loaded, in the 8 KiB from there.
+// x19 holds the test device, x21 the results of the last command. Offsets are those of testdev.rs.
+
+	.pushsection .rodata.pvm_monitor, "a"
+	.balign	2048
+	.global pvm_monitor_start
+	.global pvm_monitor_end
+pvm_monitor_start:
+	b	1f
+
+	// The exception vectors: each entry branches to one place, since any exception ends the command.
+	.balign	2048
+0:
+	.rept	16
+	.balign	128
+	b	9f
+	.endr
+	.balign	128
+
+1:	movz	x19, #0x0903, lsl #16
+	adr	x0, 0b
+	msr	vbar_el1, x0
+	isb
+	// FP stays trapped: the monitor does not use it.
+
+2:	ldr	x9, [x19, #0x18]		// NEXT: waits for the test
+	ldr	x0, [x19, #0x300]		// ARG 0 to 3
+	ldr	x1, [x19, #0x308]
+	ldr	x2, [x19, #0x310]
+	ldr	x3, [x19, #0x318]
+	cmp	x9, #1
+	b.eq	3f
+	cmp	x9, #2
+	b.eq	4f
+	cmp	x9, #3
+	b.eq	5f
+	cmp	x9, #4
+	b.eq	6f
+	cmp	x9, #5
+	b.eq	7f
+	str	xzr, [x19, #0x008]		// EXIT
+	b	.
+
+3:	ldr	x0, [x0]			// load
+	b	8f
+
+4:	str	x1, [x0]			// store
+	dsb	sy
+	b	8f
+
+5:	hvc	#0				// hypercall
+	str	x1, [x19, #0x388]
+	str	x2, [x19, #0x390]
+	str	x3, [x19, #0x398]
+	b	8f
+
+6:	cbz	x1, 8f				// fill
+	str	x3, [x0]
+	add	x0, x0, x2
+	add	x3, x3, #1
+	sub	x1, x1, #1
+	b	6b
+
+7:	mov	x4, xzr				// count
+70:	cbz	x1, 71f
+	ldr	x5, [x0]
+	cmp	x5, x3
+	cinc	x4, x4, eq
+	add	x0, x0, x2
+	add	x3, x3, #1
+	sub	x1, x1, #1
+	b	70b
+71:	mov	x0, x4
+
+8:	str	x0, [x19, #0x380]		// RESULT 0
+	str	xzr, [x19, #0x020]		// DONE
+	b	2b
+
+9:	mrs	x0, esr_el1
+	str	x0, [x19, #0x380]
+	mrs	x0, far_el1
+	str	x0, [x19, #0x388]
+	mrs	x0, elr_el1
+	str	x0, [x19, #0x390]
+	mov	x0, #1
+	str	x0, [x19, #0x020]
+	b	2b
+pvm_monitor_end:
+	.popsection
