@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The work behind `scripts/run` and `scripts/test`.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod args;
+mod kernel;
+mod paths;
+mod setup;
+mod sh;
+mod ui;
+
+use args::Args;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND [options]
+  setup           get the programs, rust-src, Linux and busybox that the rest needs
+  build           build the kernel";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let result = Args::parse(words).and_then(|args| match command.as_str() {
+        "setup" => setup_all(&args).map(|_| true),
+        "build" => setup_all(&args)
+            .and_then(|(tree, version)| kernel::build(&tree, &version, args.hyp))
+            .map(|kernel| {
+                ui::say(&kernel.image().display().to_string());
+                true
+            }),
+        _ => Err(USAGE.to_owned()),
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn setup_all(args: &Args) -> Result<(std::path::PathBuf, String), String> {
+    setup::programs(args.gdb)?;
+    setup::rust_src()?;
+    setup::busybox()?;
+    setup::linux(args.kdir.as_deref())
+}
