@@ -2,6 +2,9 @@
 //! The table of hypercalls. A row is: documentation, number, the kernel's name, phase gate, handler with its arguments
 //! and result. Argument order is the order of registers from x1 on.
 
+#[cfg(test)]
+extern crate std;
+
 use super::{Arg, ExitCode, Gate, HostRegs, Reply, Row, Switch};
 use pkvm_types::{Handle, HypVa, Result, Untrusted};
 
@@ -52,6 +55,21 @@ macro_rules! host_calls {
                 $($number => Some(Gate::$gate),)+
                 _ => None,
             }
+        }
+
+        /// Handlers that note how they were called, by number and arguments, and answer with a sample of their type.
+        #[cfg(test)]
+        #[derive(Default)]
+        pub(super) struct Recorder(pub std::vec::Vec<(u32, std::vec::Vec<std::string::String>)>);
+
+        #[cfg(test)]
+        impl HostCalls for Recorder {
+            $(
+                fn $method(&mut self, $($arg: $ty),*) -> $ret {
+                    self.0.push(($number, std::vec![$(std::format!("{:?}", $arg)),*]));
+                    <$ret as super::tests::Sample>::sample()
+                }
+            )+
         }
 
         /// Runs the handler of `number` and yields the new x1, if any.
