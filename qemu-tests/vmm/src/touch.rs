@@ -158,6 +158,16 @@ pub fn syscall_read(address: *const u8, len: usize) -> std::io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
+/// Has the kernel write `bytes` at `address`, by reading them from a pipe. They must fit in an empty pipe.
+pub fn syscall_write(address: *mut u8, bytes: &[u8]) -> std::io::Result<()> {
+    let (reader, writer) = rustix::pipe::pipe()?;
+    rustix::io::write(&writer, bytes)?;
+    // SAFETY: the range is guest memory in this process's mapping, which stays and which no other reference covers.
+    let range = unsafe { std::slice::from_raw_parts_mut(address, bytes.len()) };
+    rustix::io::read(&reader, range)?;
+    Ok(())
+}
+
 /// Has the kernel read `len` bytes at `address` through its own mapping of the page (`/proc/self/mem`). Of a private page
 /// this is the access that takes it away from the guest.
 pub fn remote_read(address: *const u8, len: usize) -> Result<Vec<u8>> {
