@@ -4,6 +4,7 @@
 
 mod apt;
 mod args;
+mod check;
 mod kernel;
 mod paths;
 mod setup;
@@ -16,7 +17,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND [options]
   setup           get the programs, rust-src, Linux and busybox that the rest needs
-  build           build the kernel";
+  build           build the kernel
+  check-object    check the EL2 object of a kernel build";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
                 ui::say(&kernel.image().display().to_string());
                 true
             }),
+        "check-object" => check_object(&args),
         _ => Err(USAGE.to_owned()),
     });
     match result {
@@ -46,4 +49,14 @@ fn setup_all(args: &Args) -> Result<(std::path::PathBuf, String), String> {
     setup::rust_src()?;
     setup::busybox()?;
     setup::linux(args.kdir.as_deref())
+}
+
+/// Checks the build as it is, or that of another directory given as `KDIR=`, and prints a line per check.
+fn check_object(args: &Args) -> Result<bool, String> {
+    let dir = args
+        .kdir
+        .clone()
+        .unwrap_or_else(|| paths::cache().join("build/rust"));
+    let outcomes = check::run(&kernel::Kernel { dir, hyp: args.hyp })?;
+    Ok(check::report(&outcomes).1 == 0)
 }

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Checks of the EL2 object of a kernel build: what is in it, what it asks for, and what it must never hold.
+//!
+//! `el2.nvhe.o` is what cargo gave, `kvm_nvhe.tmp.o` is that with the kernel's assembler after `ld -r -T hyp.lds`.
+
+mod a64;
+mod object;
+mod stack;
+
+use crate::kernel::{self, Kernel};
+use crate::paths;
+use crate::sh::{self, cmd};
+use crate::ui;
+use object::Elf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// EL2's stack is one page of 4 KB at least, and the entry code and a panic need room below the deepest path.
+const STACK_LIMIT: u64 = 4096 - 512;
+/// Sections that the cargo object may bring: those that hyp.lds sorts, and the kernel's tables. An entry that ends in
+/// `*` stands for all names that begin so.
+const SECTIONS: &[&str] = &[
+    ".text*",
+    ".idmap.text",
+    ".rodata*",
+    ".data",
+    ".data.*",
+    ".data..percpu",
+    ".data..ro_after_init",
+    ".bss*",
+    ".altinstructions",
+    "__jump_table",
+    "__kvm_ex_table",
+    "__bug_table",
+];
+/// Of these, the ones that would be writable at EL2 though nothing writes them, or need a runtime.
+const NOT_THESE: &[&str] = &[
+    ".data.rel.ro*",
+    ".tdata*",
+    ".tbss*",
+    ".init_array*",
+    ".eh_frame*",
+    ".got*",
+    ".llvm*",
+];
+/// The kernel's tables: name, bytes of a record, what it records.
+const TABLES: &[(&str, u64)] = &[
+    (".altinstructions", 12),
+    ("__jump_table", 16),
+    ("__kvm_ex_table", 8),
+    ("__bug_table", 12),
+];
+
+/// One check's outcome: a remark, or what is wrong.
+pub struct Outcome {
+    /// What was looked at.
+    pub name: &'static str,
+    /// The remark, or a line per fault.
+    pub result: Result<String, Vec<String>>,
+}
+
+type Verdict = Result<String, Vec<String>>;
+
+fn verdict(problems: Vec<String>, remark: String) -> Verdict {
+    if problems.is_empty() {
+        Ok(remark)
+    } else {
+        Err(problems)
+    }
+}
+
+/// Runs all checks on a kernel build with the Rust EL2.
+///
+/// # Errors
+/// One line: a file is missing or no object.
+pub fn run(kernel: &Kernel) -> Result<Vec<Outcome>, String> {
+    let nvhe = kernel.nvhe();
+    let el2 = Elf::read(&nvhe.join("el2.nvhe.o"))?;
+    let linked = Elf::read(&nvhe.join("kvm_nvhe.tmp.o"))?;
+    let inputs = link_inputs(kernel)?;
+    let lists = paths::root().join("linker");
+    let undefined = words(&sh::read(&lists.join("allowed-undefined.txt"))?);
+    let relocations = sh::read(&lists.join("allowed-relocations.txt"))?;
+    let fp = words(&sh::read(&lists.join("allowed-fp.txt"))?);
+    Ok(vec![
+        Outcome {
+            name: "no-c-object",
+            result: no_c(kernel, &inputs, &linked)?,
+        },
+        Outcome {
+            name: "undefined-symbols",
+            result: undefined_symbols(&linked, &undefined),
+        },
+        Outcome {
+            name: "relocations",
+            result: relocation_types(&linked, &relocations),
+        },
+        Outcome {
+            name: "sections",
+            result: section_names(&el2),
+        },
+        Outcome {
+            name: "record-counts",
+            result: record_counts(&inputs, &linked)?,
+        },
+        Outcome {
+            name: "alternatives",
+            result: alternatives(&linked),
+        },
+        Outcome {
+            name: "no-fp-registers",
+            result: no_fp(&linked, &fp)?,
+        },
+        Outcome {
+            name: "stack-depth",
+            result: stack_depth(&linked)?,
+        },
+    ])
+}
+
+/// Prints a line per check, and says how many passed and failed.
+pub fn report(outcomes: &[Outcome]) -> (u32, u32) {
+    let mut failed = 0;
+    for Outcome { name, result } in outcomes {
+        match result {
+            Ok(remark) => ui::say(&format!("ok    object/{name} - {remark}")),
+            Err(problems) => {
+                failed += 1;
+                ui::say(&format!("FAIL  object/{name} - {} faults", problems.len()));
+                for problem in problems.iter().take(20) {
+                    ui::say(&format!("      {problem}"));
+                }
+            }
+        }
+    }
+    (u32::try_from(outcomes.len()).unwrap_or(u32::MAX) - failed, failed)
+}
+
+/// The words of a list, comments left out.
+fn words(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .map(|l| l.split('#').next().unwrap_or("").trim().to_owned())
+        .filter(|l| !l.is_empty())
+        .collect()
+}
+
+/// The objects that went into `kvm_nvhe.tmp.o`, from Kbuild's record of the command.
+fn link_inputs(kernel: &Kernel) -> Result<Vec<PathBuf>, String> {
+    let record = sh::read(&kernel.nvhe().join(".kvm_nvhe.tmp.o.cmd"))?;
+    let line = record
+        .lines()
+        .find(|l| l.starts_with("savedcmd_"))
+        .unwrap_or_default();
+    let inputs: Vec<_> = line
+        .split_whitespace()
+        .filter(|w| w.ends_with(".nvhe.o"))
+        .map(|w| kernel.dir.join(w))
+        .collect();
+    if inputs.is_empty() {
+        return Err(format!(
+            "{}: no record of how the EL2 object was linked",
+            kernel.nvhe().display()
+        ));
+    }
+    Ok(inputs)
+}
+
+fn no_c(kernel: &Kernel, inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, String> {
+    let mut problems = Vec::new();
+    for object in inputs
+        .iter()
+        .chain(&kernel::nvhe_objects(&kernel.dir.join("arch/arm64/kvm/hyp"))?)
+    {
+        if object.ends_with("nvhe/el2.nvhe.o") {
+            continue;
+        }
+        match kernel::source_of(object) {
+            Some(source) if source.ends_with(".S") => {}
+            Some(source) => problems.push(format!("{} is compiled from {source}", object.display())),
+            None => problems.push(format!("{}: nobody knows what it is made from", object.display())),
+        }
+    }
+    // A compiler of C names its source in the symbol table.
+    problems.extend(
+        linked
+            .files
+            .iter()
+            .filter(|f| f.ends_with(".c"))
+            .map(|f| format!("code of {f} is in the object")),
+    );
+    problems.sort();
+    problems.dedup();
+    Ok(verdict(
+        problems,
+        format!("{} objects: the Rust one and assembler", inputs.len()),
+    ))
+}
+
+fn undefined_symbols(linked: &Elf, allowed: &BTreeSet<String>) -> Verdict {
+    let problems: Vec<_> = linked
+        .undefined
+        .iter()
+        .filter(|s| !allowed.contains(*s))
+        .map(|s| format!("{s} is not in linker/allowed-undefined.txt"))
+        .collect();
+    verdict(
+        problems,
+        format!("{} of {} allowed", linked.undefined.len(), allowed.len()),
+    )
+}
+
+fn relocation_types(linked: &Elf, list: &str) -> Verdict {
+    let allowed: BTreeMap<&str, Vec<&str>> = list
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .filter_map(|l| {
+            let mut words = l.split_whitespace();
+            Some((words.next()?, words.collect()))
+        })
+        .collect();
+    let mut count = 0usize;
+    let mut problems = BTreeSet::new();
+    for (number, section) in linked.sections.iter().filter(|(_, s)| s.alloc) {
+        for reloc in &section.relocs {
+            count += 1;
+            let name = relocation_name(reloc.kind);
+            let good = allowed
+                .get(name.as_str())
+                .is_some_and(|sections| sections.is_empty() || sections.contains(&section.name.as_str()));
+            if !good {
+                let place = linked.place(*number, reloc.offset);
+                problems.insert(format!(
+                    "{name} against {} in {} at {place}",
+                    reloc.symbol, section.name
+                ));
+            }
+        }
+    }
+    verdict(
+        problems.into_iter().collect(),
+        format!("{count}, all of allowed types"),
+    )
+}
+
+/// The names of the types that gen-hyprel knows (ELF for the Arm 64-bit architecture, 5.7).
+fn relocation_name(kind: u32) -> String {
+    let name = match kind {
+        257 => "ABS64",
+        258 => "ABS32",
+        260 => "PREL64",
+        261 => "PREL32",
+        262 => "PREL16",
+        273 => "LD_PREL_LO19",
+        274 => "ADR_PREL_LO21",
+        275 => "ADR_PREL_PG_HI21",
+        276 => "ADR_PREL_PG_HI21_NC",
+        277 => "ADD_ABS_LO12_NC",
+        278 => "LDST8_ABS_LO12_NC",
+        279 => "TSTBR14",
+        280 => "CONDBR19",
+        282 => "JUMP26",
+        283 => "CALL26",
+        284 => "LDST16_ABS_LO12_NC",
+        285 => "LDST32_ABS_LO12_NC",
+        286 => "LDST64_ABS_LO12_NC",
+        299 => "LDST128_ABS_LO12_NC",
+        other => return format!("type {other}"),
+    };
+    format!("R_AARCH64_{name}")
+}
+
+fn matches(name: &str, patterns: &[&str]) -> bool {
+    patterns.iter().any(|p| match p.strip_suffix('*') {
+        Some(stem) => name.starts_with(stem),
+        None => name == *p,
+    })
+}
+
+fn section_names(el2: &Elf) -> Verdict {
+    let loaded: Vec<_> = el2.sections.values().filter(|s| s.alloc && s.size > 0).collect();
+    let mut problems: Vec<_> = loaded
+        .iter()
+        .filter(|s| !matches(&s.name, SECTIONS) || matches(&s.name, NOT_THESE))
+        .map(|s| format!("{} ({} bytes) has no place at EL2", s.name, s.size))
+        .collect();
+    problems.extend(
+        el2.sections
+            .values()
+            .filter(|s| s.name.starts_with(".llvm"))
+            .map(|s| format!("{} holds bitcode", s.name)),
+    );
+    let total = |stem: &str| {
+        loaded
+            .iter()
+            .filter(|s| s.name.starts_with(stem))
+            .map(|s| s.size)
+            .sum::<u64>()
+    };
+    let remark = format!(
+        "text {}, rodata {}, data {}, bss {} bytes of Rust",
+        total(".text"),
+        total(".rodata"),
+        total(".data"),
+        total(".bss")
+    );
+    verdict(problems, remark)
+}
+
+/// The linker must not drop a table's records: nothing refers to them, so nobody would notice.
+fn record_counts(inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, String> {
+    let mut wanted: BTreeMap<&str, u64> = BTreeMap::new();
+    for input in inputs {
+        let elf = Elf::read(input)?;
+        for (table, _) in TABLES {
+            let size: u64 = elf
+                .sections
+                .values()
+                .filter(|s| s.name == *table)
+                .map(|s| s.size)
+                .sum();
+            *wanted.entry(table).or_default() += size;
+        }
+    }
+    let mut problems = Vec::new();
+    let mut remark = Vec::new();
+    for (table, record) in TABLES {
+        let have = linked.section(table).map_or(0, |s| s.size);
+        let want = wanted.get(table).copied().unwrap_or_default();
+        if have != want || have % record != 0 {
+            problems.push(format!(
+                "{table}: {have} bytes linked, {want} compiled, records of {record}"
+            ));
+        }
+        remark.push(format!(
+            "{} {}",
+            have / record,
+            table.trim_start_matches(['.', '_'])
+        ));
+    }
+    if linked.section(".altinstructions").is_none() {
+        problems.push("no .altinstructions at all: every CPU capability would read as absent".to_owned());
+    }
+    Ok(verdict(problems, remark.join(", ")))
+}
+
+/// An alternative replaces as many bytes as it has, unless a callback writes them.
+fn alternatives(linked: &Elf) -> Verdict {
+    let Some(table) = linked.section(".altinstructions") else {
+        return Err(vec!["there are none".into()]);
+    };
+    let mut problems = Vec::new();
+    let mut callbacks = 0;
+    for (index, record) in table.data.chunks_exact(12).enumerate() {
+        let &[_, _, _, _, _, _, _, _, low, high, old, new] = record else {
+            continue;
+        };
+        let cap = u16::from_le_bytes([low, high]);
+        let callback = cap >> 15 == 1;
+        callbacks += u32::from(callback);
+        if old == 0 || old % 4 != 0 || (callback && new != 0) || (!callback && old != new) {
+            problems.push(format!(
+                "record {index}, capability {}: {old} bytes become {new}",
+                cap & 0x7fff
+            ));
+        }
+    }
+    verdict(
+        problems,
+        format!("{} records, {callbacks} by callback", table.data.len() / 12),
+    )
+}
+
+/// Guests' and the host's FP registers are live at EL2, so only what saves and restores them may name them.
+fn no_fp(linked: &Elf, allowed: &BTreeSet<String>) -> Result<Verdict, String> {
+    let mut users: BTreeMap<String, (u32, u64, u32)> = BTreeMap::new();
+    let mut all = 0u64;
+    for (number, _) in linked.sections.iter().filter(|(_, s)| s.exec && s.alloc) {
+        for (at, word) in linked.instructions(*number) {
+            all += 1;
+            if a64::uses_fp(word) {
+                let name = linked
+                    .function_at(*number, at)
+                    .map_or_else(|| linked.place(*number, at), |f| linked.functions[f].name.clone());
+                let user = users.entry(name).or_insert((0, at, word));
+                user.0 += 1;
+            }
+        }
+    }
+    let names = demangle(&users.keys().cloned().collect::<Vec<_>>())?;
+    let mut problems = Vec::new();
+    let mut excused = 0;
+    for ((_, (count, at, word)), name) in users.iter().zip(&names) {
+        if allowed.iter().any(|a| name.contains(a.as_str())) {
+            excused += count;
+        } else {
+            problems.push(format!(
+                "{name}: {count} instructions, the first {word:#010x} at {at:#x}"
+            ));
+        }
+    }
+    Ok(verdict(
+        problems,
+        format!("{all} instructions, {excused} in the functions that save and restore FP state"),
+    ))
+}
+
+fn demangle(names: &[String]) -> Result<Vec<String>, String> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = sh::output(cmd("aarch64-linux-gnu-c++filt", names))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+fn stack_depth(linked: &Elf) -> Result<Verdict, String> {
+    let depth = stack::depth(linked);
+    let raw: Vec<String> = depth
+        .path
+        .iter()
+        .map(|p| p.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    let path: Vec<String> = demangle(&raw)?
+        .into_iter()
+        .zip(&depth.path)
+        .map(|(name, old)| format!("{name}{}", old.find(' ').map_or("", |i| &old[i..])))
+        .collect();
+    let frame = demangle(std::slice::from_ref(&depth.frame.1))?;
+    let mut problems = depth.problems;
+    if depth.bytes > STACK_LIMIT {
+        problems.push(format!(
+            "{} bytes are more than {STACK_LIMIT}: {}",
+            depth.bytes,
+            path.join(" > ")
+        ));
+    }
+    let remark = format!(
+        "at most {} bytes over {} frames, largest frame {} in {}",
+        depth.bytes,
+        path.len(),
+        depth.frame.0,
+        frame.first().map_or("", String::as_str)
+    );
+    Ok(verdict(problems, remark))
+}
