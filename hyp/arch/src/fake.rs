@@ -3,7 +3,7 @@
 //! what the code under test did. The state belongs to the thread, so that tests run in parallel.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::vec::Vec;
 
 use crate::sysreg::Enc;
@@ -25,6 +25,8 @@ pub enum Event {
     Cache(&'static str, u64, u64),
     /// An SMC and its function id.
     Smc(u64),
+    /// A point that the test itself marked.
+    Mark(&'static str),
 }
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ struct State {
     keys: HashSet<&'static str>,
     log: Vec<Event>,
     smc: Option<fn(&mut [u64; 18])>,
+    exits: VecDeque<(u64, fn())>,
     tpidr_el2: u64,
 }
 
@@ -73,6 +76,27 @@ pub fn set_key(name: &'static str) {
 /// What answers SMC calls: it finds the arguments in x0 to x17 and leaves the results there.
 pub fn set_smc(handler: fn(&mut [u64; 18])) {
     with(|state| state.smc = Some(handler));
+}
+
+/// Makes the next entry to a guest end with this exit code. Without any in the queue it ends by an interrupt.
+pub fn queue_exit(code: u64) {
+    queue_exit_with(code, || {});
+}
+
+/// As [`queue_exit`], and meanwhile the guest does this.
+pub fn queue_exit_with(code: u64, guest: fn()) {
+    with(|state| state.exits.push_back((code, guest)));
+}
+
+pub(crate) fn enter_guest() -> u64 {
+    let (code, guest) = with(|state| state.exits.pop_front()).unwrap_or((0, || {}));
+    guest();
+    code
+}
+
+/// Puts a mark in the log.
+pub fn mark(what: &'static str) {
+    log(Event::Mark(what));
 }
 
 /// The per-CPU offset of the fake CPU.

@@ -17,6 +17,7 @@ pub mod fake;
 pub mod inject;
 pub mod percpu;
 pub mod smccc;
+pub mod switch;
 pub mod sysreg;
 pub mod tlbi;
 pub mod vgic;

@@ -39,15 +39,31 @@ fields! {
         TWI = super::bit(13);
         TWE = super::bit(14);
         TVM = super::bit(26);
-        E2H = super::bit(34);
+        TGE = super::bit(27);
         RW = super::bit(31);
-        API = super::bit(41);
+        E2H = super::bit(34);
         APK = super::bit(40);
+        API = super::bit(41);
         ATA = super::bit(56);
+    }
+    /// Monitor Debug Configuration Register of EL2.
+    mdcr {
+        HPMN = super::mask(4, 0);
+        TPMCR = super::bit(5);
+        TPM = super::bit(6);
+        HPME = super::bit(7);
+        TDE = super::bit(8);
+        TDA = super::bit(9);
+        TDOSA = super::bit(10);
+        TDRA = super::bit(11);
+        E2PB = super::mask(13, 12);
+        TPMS = super::bit(14);
+        TTRF = super::bit(19);
+        E2TB = super::mask(25, 24);
     }
     /// Saved Program Status Register, AArch64 and the fields AArch32 shares.
     spsr {
-        M_MASK = 0xf;
+        MODE = super::mask(3, 0);
         MODE32 = super::bit(4);
         EL1t = 4;
         EL1h = 5;
@@ -57,7 +73,88 @@ fields! {
         I = super::bit(7);
         A = super::bit(8);
         D = super::bit(9);
+        BTYPE = super::mask(11, 10);
         IL = super::bit(20);
         SS = super::bit(21);
+        N = super::bit(31);
+    }
+    /// Architectural Feature Trap Register, with HCR_EL2.E2H clear.
+    cptr {
+        RES1 = super::bit(13) | super::bit(9) | super::mask(7, 0);
+        TZ = super::bit(8);
+        TFP = super::bit(10);
+        TSM = super::bit(12);
+        TTA = super::bit(20);
+        TAM = super::bit(30);
+    }
+    /// Architectural Feature Trap Register, with HCR_EL2.E2H set: in the layout of CPACR_EL1.
+    cptr_e2h {
+        ZEN = super::mask(17, 16);
+        FPEN = super::mask(21, 20);
+        SMEN = super::mask(25, 24);
+        TTA = super::bit(28);
+        E0POE = super::bit(29);
+        TAM = super::bit(30);
+    }
+    /// Counter-timer Hypervisor Control register. With HCR_EL2.E2H set EL1PCTEN and EL1PCEN are ten bits higher.
+    cnthctl {
+        EL1PCTEN = super::bit(0);
+        EL1PCEN = super::bit(1);
+        EL1TVT = super::bit(13);
+        EL1TVCT = super::bit(14);
+    }
+    /// Performance Monitors User Enable Register.
+    pmuserenr {
+        EN = super::bit(0);
+        SW = super::bit(1);
+        CR = super::bit(2);
+        ER = super::bit(3);
+    }
+    /// MPAM register of EL2.
+    mpam2 {
+        TRAPMPAM1EL1 = super::bit(48);
+        TRAPMPAM0EL1 = super::bit(49);
+        EnMPAMSM = super::bit(50);
+        TIDR = super::bit(58);
+    }
+    /// MPAM Hypervisor Control Register.
+    mpamhcr {
+        TRAP_MPAMIDR_EL1 = super::bit(31);
+    }
+    /// System Control Register of EL1.
+    sctlr_el1 {
+        M = super::bit(0);
+    }
+    /// Translation Control Register of EL1.
+    tcr_el1 {
+        EPD0 = super::bit(7);
+        EPD1 = super::bit(23);
+        HA = super::bit(39);
+        HD = super::bit(40);
+    }
+    /// Profiling Buffer Limit Address Register.
+    pmblimitr {
+        E = super::bit(0);
+    }
+    /// Trace Buffer Limit Address Register.
+    trblimitr {
+        E = super::bit(0);
+    }
+    /// Branch Record Buffer Control Register.
+    brbcr {
+        E0BRE = super::bit(0);
+        ExBRE = super::bit(1);
+    }
+    /// SVE Control Register.
+    zcr {
+        LEN = super::mask(3, 0);
+    }
+    /// Physical Address Register.
+    par {
+        F = super::bit(0);
+    }
+    /// Hypervisor IPA Fault Address Register. The hypervisor and EL1 use NS, RES0 in hardware, as "the rest is valid".
+    hpfar {
+        NS = super::bit(63);
     }
 }
