@@ -102,7 +102,7 @@ impl Level {
     /// 0 to 4, to index an array of levels.
     #[inline]
     pub(crate) const fn slot(self) -> usize {
-        (self.0 + 1) as usize
+        (self.0 + 1).cast_unsigned() as usize
     }
     /// Whether this is the last level.
     #[inline]
@@ -188,7 +188,7 @@ impl Geometry {
     }
     /// Levels of lookup.
     pub const fn levels(&self) -> u32 {
-        (4 - self.start.0) as u32
+        (4 - self.start.0).cast_unsigned() as u32
     }
     /// How output addresses are laid out.
     pub const fn output(&self) -> OutputFormat {
@@ -213,7 +213,7 @@ impl Geometry {
     /// Base-two logarithm of the bytes that one descriptor of `level` covers.
     #[inline]
     pub const fn shift(&self, level: Level) -> u32 {
-        self.granule.shift() + self.granule.index_bits() * (3 - level.0) as u32
+        self.granule.shift() + self.granule.index_bits() * (3 - level.0).cast_unsigned() as u32
     }
     /// Bytes that one descriptor of `level` covers. Levels above the root cover everything.
     #[inline]
@@ -422,7 +422,7 @@ mod tests {
         let geometry = Geometry::new(Granule::K4, 40, Level(1), false, 4).unwrap();
         assert_eq!(geometry.range(0, 1 << 40), Ok(1 << 40));
         assert_eq!(geometry.range(1 << 40, 0x1000), Err(Error::Range));
-        assert_eq!(geometry.range(u64::MAX & !0xfff, 0x1000), Err(Error::Range));
+        assert_eq!(geometry.range(!0xfff, 0x1000), Err(Error::Range));
         assert_eq!(geometry.range(0, 0), Err(Error::Invalid));
         assert_eq!(geometry.range(8, 0x1000), Err(Error::Invalid));
         assert_eq!(

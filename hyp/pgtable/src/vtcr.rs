@@ -79,7 +79,7 @@ impl VtcrInputs {
         let levels = bits.saturating_sub(4) / self.granule.index_bits();
         let levels = if levels < 2 { 2 } else { levels };
         let start = 4 - levels as i8;
-        let sl0 = (sl0_base(self.granule) - start) as u64 & 3;
+        let sl0 = (sl0_base(self.granule) - start).cast_unsigned() as u64 & 3;
 
         let mut vtcr = RES1 | SH0_INNER | ORGN0_WBWA | IRGN0_WBWA | tg0(self.granule) << TG0_SHIFT;
         vtcr |= self.parange() << PS_SHIFT;
@@ -109,5 +109,92 @@ pub const fn pa_bits(parange: u64) -> u32 {
         4 => 44,
         6 => 52,
         _ => 48,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Stage2Config, Stage2Features};
+
+    fn inputs(granule: Granule, parange: u64, vmid: u64, lpa2: bool, pa52: bool) -> VtcrInputs {
+        VtcrInputs {
+            granule,
+            mmfr0: 0xffff_fff0 | parange,
+            mmfr1: vmid << 4,
+            lpa2,
+            pa52,
+            hardware_af: false,
+        }
+    }
+
+    #[test]
+    fn values_are_the_ones_that_kvm_programs() {
+        let host = |inputs: VtcrInputs| inputs.vtcr(inputs.phys_shift());
+        // A Cortex-A57: 44 bits, 8-bit VMIDs. Then a 48-bit CPU with 16-bit VMIDs and hardware access flags.
+        assert_eq!(host(inputs(Granule::K4, 4, 0, false, false)), 0x8004_3594);
+        let big = VtcrInputs {
+            hardware_af: true,
+            ..inputs(Granule::K4, 5, 2, false, false)
+        };
+        assert_eq!(host(big), 0x802d_3590);
+        // 40 bits of IPA, the default of a VM, by granule.
+        assert_eq!(inputs(Granule::K4, 2, 0, false, false).vtcr(40), 0x8002_3558);
+        assert_eq!(inputs(Granule::K16, 2, 0, false, false).vtcr(40), 0x8002_b558);
+        assert_eq!(inputs(Granule::K64, 2, 0, false, false).vtcr(40), 0x8002_7558);
+        // 52 bits need LPA2, or 64 KiB pages and a kernel built for them.
+        assert_eq!(host(inputs(Granule::K4, 6, 0, false, true)), 0x8005_3590);
+        assert_eq!(host(inputs(Granule::K4, 6, 0, true, true)), 0x1_8006_358c);
+        assert_eq!(host(inputs(Granule::K64, 6, 0, false, true)), 0x8006_758c);
+        assert_eq!(host(inputs(Granule::K64, 6, 0, false, false)), 0x8005_7590);
+    }
+
+    #[test]
+    fn every_machine_has_a_table_of_the_size_the_kernel_reserves() {
+        // The kernel's kvm_pgtable_stage2_pgd_size for 4 KiB pages, by PARange.
+        for (parange, levels, pages) in [
+            (0, 2, 4),
+            (1, 3, 1),
+            (2, 3, 2),
+            (3, 3, 8),
+            (4, 4, 1),
+            (5, 4, 1),
+            (6, 4, 16),
+        ] {
+            let inputs = inputs(Granule::K4, parange, 0, parange == 6, false);
+            let config = Stage2Config::from_vtcr(
+                inputs.vtcr(inputs.phys_shift()),
+                Granule::K4,
+                Stage2Features::empty(),
+            )
+            .unwrap();
+            assert_eq!(
+                (config.levels(), config.root_pages()),
+                (levels, pages),
+                "PARange {parange}"
+            );
+            assert_eq!(config.ipa_bits(), inputs.phys_shift());
+        }
+        for granule in [Granule::K16, Granule::K64] {
+            for parange in 0..7 {
+                let inputs = inputs(granule, parange, 0, granule == Granule::K16, true);
+                let vtcr = inputs.vtcr(inputs.phys_shift());
+                let config = Stage2Config::from_vtcr(vtcr, granule, Stage2Features::empty()).unwrap();
+                assert_eq!(config.ipa_bits(), pa_bits(parange));
+                assert!(config.root_pages() <= 16);
+            }
+        }
+    }
+
+    #[test]
+    fn a_register_for_another_granule_is_refused() {
+        let vtcr = inputs(Granule::K4, 2, 0, false, false).vtcr(40);
+        for granule in [Granule::K16, Granule::K64] {
+            assert!(Stage2Config::from_vtcr(vtcr, granule, Stage2Features::empty()).is_err());
+        }
+        assert!(Stage2Config::from_vtcr(vtcr | SL2, Granule::K4, Stage2Features::empty()).is_err());
+        assert!(
+            Stage2Config::from_vtcr(vtcr | 3 << SL0_SHIFT, Granule::K4, Stage2Features::empty()).is_err()
+        );
     }
 }

@@ -6,6 +6,8 @@
 
 mod format;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use format::{HypAttrs, HypConfig, HypFormat, HypFound, HypLeaf};
 pub use slot::Slot;

@@ -344,7 +344,7 @@ mod tests {
 
     fn config(features: Stage2Features) -> Stage2Config {
         // 40 bits of 4 KiB pages from level 1.
-        Stage2Config::from_vtcr(1 << 31 | 1 << 6 | 24, Granule::K4, features).unwrap()
+        Stage2Config::from_vtcr(1 << 31 | 1 << 6 | 0x18, Granule::K4, features).unwrap()
     }
 
     #[test]

@@ -3,8 +3,12 @@
 
 mod attrs;
 mod config;
+#[cfg(test)]
+mod directed_tests;
 mod entry;
 mod map;
+#[cfg(test)]
+mod tests;
 mod unmap;
 
 pub use attrs::Age;
