@@ -5,6 +5,7 @@ use super::table::Recorder;
 use super::*;
 use pkvm_types::{Error, Handle, HypVa, Result};
 use proptest::prelude::*;
+use std::fmt::Write;
 use std::string::{String, ToString};
 use std::vec::Vec;
 use std::{format, fs, path::PathBuf, vec};
@@ -228,7 +229,8 @@ fn documentation() -> String {
             .map(|(name, kind)| format!("{name}: {kind}"))
             .collect();
         let doc = row.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-        text += &format!(
+        write!(
+            text,
             "   * - {}\n     - ``{}({})``\n     - {}\n     - {}\n     - {}\n",
             row.number,
             row.name,
@@ -236,7 +238,8 @@ fn documentation() -> String {
             gate(row.gate),
             row.returns,
             doc
-        );
+        )
+        .unwrap();
     }
     text
 }
