@@ -11,6 +11,7 @@
 //! * `poweroff=no`: stay up after the tests.
 #![forbid(unsafe_code)]
 
+mod hostile;
 mod ktap;
 mod supervise;
 mod system;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tests that run in the host, by name.
 
-mod boot;
+pub mod boot;
+mod judgements;
 
 use crate::ktap::Sub;
 use crate::supervise::SKIP;
@@ -33,7 +34,18 @@ pub type Outcome = Result<(), Fail>;
 /// A test: it reports its subtests to the [`Sub`], and gets the words after its name.
 pub type Test = fn(&mut Sub, &[String]) -> Outcome;
 
-const TESTS: &[(&str, Test)] = &[("protected-mode", boot::protected_mode), ("smp", boot::smp)];
+const TESTS: &[(&str, Test)] = &[
+    ("protected-mode", boot::protected_mode),
+    ("smp", boot::smp),
+    ("judgement", judgements::run),
+];
+
+/// Keeps this thread on one CPU, for what EL2 remembers per CPU.
+pub fn pin_to_cpu(cpu: usize) -> Result<(), String> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|e| format!("CPU {cpu}: {e}"))
+}
 
 /// Runs the test called `name` in this process.
 pub fn run(name: &str, words: &[String]) -> ExitCode {

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The device of hostile.h. It is for machines that exist to be broken: anyone who opens it owns the kernel. */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/io.h>
+#include <linux/kdebug.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <asm/cacheflush.h>
+#include "hostile.h"
+
+static DEFINE_MUTEX(exec_lock);
+static char *facts_text;
+static int facts_len;
+
+/* The page that EXEC runs, and whether an instruction in it was undefined. */
+static u32 *exec_page;
+static bool exec_undefined;
+
+static int on_die(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct die_args *args = data;
+
+	if (action != DIE_OOPS || !args->regs || !exec_page)
+		return NOTIFY_DONE;
+	if (args->regs->pc < (u64)exec_page || args->regs->pc >= (u64)exec_page + PAGE_SIZE)
+		return NOTIFY_DONE;
+	/* die() returns when a notifier says stop, and the exception then resumes where the registers say. */
+	exec_undefined = true;
+	args->regs->pc = (u64)hostile_exec_out;
+	return NOTIFY_STOP;
+}
+
+static struct notifier_block die_block = { .notifier_call = on_die };
+
+static s64 peek(void *dst, u64 from, size_t len)
+{
+	return len > HOSTILE_DATA ? -EINVAL : copy_from_kernel_nofault(dst, (void *)from, len);
+}
+
+/* The kernel's own function of this kind is not exported; the macro under it serves. */
+static s64 poke(u64 to, const u8 *src, size_t len)
+{
+	if (len > HOSTILE_DATA)
+		return -EINVAL;
+	pagefault_disable();
+	while (len >= 8 && !(to & 7)) {
+		__put_kernel_nofault((void *)to, src, u64, fault);
+		to += 8;
+		src += 8;
+		len -= 8;
+	}
+	while (len) {
+		__put_kernel_nofault((void *)to, src, u8, fault);
+		to++;
+		src++;
+		len--;
+	}
+	pagefault_enable();
+	return 0;
+fault:
+	pagefault_enable();
+	return -EFAULT;
+}
+
+
+static void issue(struct hostile_cmd *cmd)
+{
+	if (cmd->op == HOSTILE_SMC)
+		hostile_smc(cmd->regs, cmd->arg[0]);
+	else
+		hostile_hvc(cmd->regs, cmd->arg[0]);
+}
+
+static void issue_on(void *data)
+{
+	struct hostile_cmd *cmd = data;
+	unsigned long flags;
+
+	/* As the kernel calls: nothing may come between a load of a vCPU's state and its use. */
+	local_irq_save(flags);
+	if (cmd->op != HOSTILE_LOOP) {
+		issue(cmd);
+	} else {
+		u64 saved[ARRAY_SIZE(cmd->regs)];
+
+		memcpy(saved, cmd->regs, sizeof(saved));
+		for (cmd->arg[4] = 0; cmd->arg[4] < cmd->arg[1]; cmd->arg[4]++) {
+			memcpy(cmd->regs, saved, sizeof(saved));
+			hostile_hvc(cmd->regs, cmd->arg[0]);
+			if (cmd->regs[0] != cmd->arg[2] || cmd->regs[1] != cmd->arg[3])
+				break;
+		}
+	}
+	local_irq_restore(flags);
+}
+
+static s64 call(struct hostile_cmd *cmd)
+{
+	if (cmd->cpu < 0) {
+		issue_on(cmd);
+		return 0;
+	}
+	return smp_call_function_single(cmd->cpu, issue_on, cmd, 1);
+}
+
+static s64 map_phys(u64 phys, bool device, pgprot_t prot, void **base, void **at)
+{
+	struct page *page;
+
+	if (device) {
+		*base = (void __force *)ioremap_prot(phys & PAGE_MASK, PAGE_SIZE, prot);
+	} else {
+		if (!pfn_valid(PHYS_PFN(phys)))
+			return -ENXIO;
+		page = pfn_to_page(PHYS_PFN(phys));
+		*base = vmap(&page, 1, VM_MAP, prot);
+	}
+	if (!*base)
+		return -ENOMEM;
+	*at = *base + offset_in_page(phys);
+	return 0;
+}
+
+static s64 touch(struct hostile_cmd *cmd)
+{
+	u64 phys = cmd->arg[0], how = cmd->arg[1];
+	bool device = cmd->arg[2];
+	pgprot_t prot = device ? __pgprot(PROT_DEVICE_nGnRE) : PAGE_KERNEL;
+	void *base, *at;
+	s64 ret;
+
+	if (how == 'x')
+		prot = device ? __pgprot(PROT_DEVICE_nGnRE & ~PTE_PXN) : PAGE_KERNEL_EXEC;
+	ret = map_phys(phys, device, prot, &base, &at);
+	if (ret)
+		return ret;
+	switch (how) {
+	case 'r':
+		ret = peek(&cmd->arg[3], (u64)at, 4);
+		break;
+	case 'w':
+		/* Never changes a page that can be written: what is written is what was read. */
+		ret = peek(&cmd->arg[3], (u64)at, 4);
+		if (!ret)
+			ret = poke((u64)at, (u8 *)&cmd->arg[3], 4);
+		break;
+	case 'x':
+		/* No way back from a fault here but the death of this task. */
+		hostile_exec(cmd->regs, at);
+		break;
+	default:
+		ret = -EINVAL;
+	}
+	if (device)
+		iounmap((void __iomem *)base);
+	else
+		vunmap(base);
+	return ret;
+}
+
+static s64 exec(struct hostile_cmd *cmd)
+{
+	u64 words = cmd->arg[0];
+	struct page *page;
+	s64 ret = 0;
+
+	if (!words || words > HOSTILE_DATA / 4 - 1)
+		return -EINVAL;
+	page = alloc_page(GFP_KERNEL);
+	if (!page)
+		return -ENOMEM;
+	mutex_lock(&exec_lock);
+	memcpy(page_address(page), cmd->data, words * 4);
+	((u32 *)page_address(page))[words] = 0xd65f03c0; /* ret */
+	exec_page = vmap(&page, 1, VM_MAP, PAGE_KERNEL_EXEC);
+	if (exec_page) {
+		caches_clean_inval_pou((u64)exec_page, (u64)exec_page + PAGE_SIZE);
+		exec_undefined = false;
+		hostile_exec(cmd->regs, exec_page);
+		if (exec_undefined)
+			ret = -EILSEQ;
+		vunmap(exec_page);
+		exec_page = NULL;
+	} else {
+		ret = -ENOMEM;
+	}
+	mutex_unlock(&exec_lock);
+	__free_page(page);
+	return ret;
+}
+
+static s64 kvm_of(struct hostile_cmd *cmd)
+{
+	struct file *file = fget(cmd->arg[0]);
+
+	if (!file)
+		return -EBADF;
+	cmd->arg[1] = (u64)file->private_data;
+	fput(file);
+	return 0;
+}
+
+static s64 facts(struct hostile_cmd *cmd)
+{
+	size_t n;
+
+	if (cmd->arg[0] > facts_len)
+		return -EINVAL;
+	n = min_t(size_t, facts_len - cmd->arg[0], HOSTILE_DATA);
+	memcpy(cmd->data, facts_text + cmd->arg[0], n);
+	cmd->arg[1] = n;
+	return 0;
+}
+
+static s64 run(struct hostile_cmd *cmd)
+{
+	void *va;
+
+	switch (cmd->op) {
+	case HOSTILE_HVC:
+	case HOSTILE_SMC:
+	case HOSTILE_LOOP:
+		return call(cmd);
+	case HOSTILE_ALLOC:
+		va = alloc_pages_exact(cmd->arg[0], GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+		if (!va)
+			return -ENOMEM;
+		cmd->arg[1] = (u64)va;
+		cmd->arg[2] = virt_to_phys(va);
+		return 0;
+	case HOSTILE_FREE:
+		free_pages_exact((void *)cmd->arg[0], cmd->arg[1]);
+		return 0;
+	case HOSTILE_PEEK:
+		return peek(cmd->data, cmd->arg[0], cmd->arg[1]);
+	case HOSTILE_POKE:
+		return poke(cmd->arg[0], cmd->data, cmd->arg[1]);
+	case HOSTILE_TOUCH:
+		return touch(cmd);
+	case HOSTILE_EXEC:
+		return exec(cmd);
+	case HOSTILE_KVM_OF:
+		return kvm_of(cmd);
+	case HOSTILE_FACTS:
+		return facts(cmd);
+	case HOSTILE_VA:
+		cmd->arg[1] = (u64)__va(cmd->arg[0]);
+		return 0;
+	case HOSTILE_PA:
+		cmd->arg[1] = __is_lm_address(cmd->arg[0]) ? __lm_to_phys(cmd->arg[0]) :
+							      __kimg_to_phys(cmd->arg[0]);
+		return 0;
+	default:
+		return -ENOSYS;
+	}
+}
+
+static int hostile_open(struct inode *inode, struct file *file)
+{
+	file->private_data = kzalloc(sizeof(struct hostile_cmd), GFP_KERNEL);
+	return file->private_data ? 0 : -ENOMEM;
+}
+
+static int hostile_release(struct inode *inode, struct file *file)
+{
+	kfree(file->private_data);
+	return 0;
+}
+
+static ssize_t hostile_write(struct file *file, const char __user *buf, size_t len, loff_t *pos)
+{
+	struct hostile_cmd *cmd = file->private_data;
+
+	if (len != sizeof(*cmd))
+		return -EINVAL;
+	if (copy_from_user(cmd, buf, len))
+		return -EFAULT;
+	cmd->ret = run(cmd);
+	return len;
+}
+
+static ssize_t hostile_read(struct file *file, char __user *buf, size_t len, loff_t *pos)
+{
+	if (len != sizeof(struct hostile_cmd))
+		return -EINVAL;
+	return copy_to_user(buf, file->private_data, len) ? -EFAULT : len;
+}
+
+static const struct file_operations hostile_fops = {
+	.owner = THIS_MODULE,
+	.open = hostile_open,
+	.release = hostile_release,
+	.read = hostile_read,
+	.write = hostile_write,
+};
+
+static struct miscdevice hostile_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "hostile",
+	.fops = &hostile_fops,
+	.mode = 0600,
+};
+
+static int __init hostile_init(void)
+{
+	const size_t room = 16384;
+	int ret;
+
+	facts_text = kmalloc(room, GFP_KERNEL);
+	if (!facts_text)
+		return -ENOMEM;
+	facts_len = hostile_facts(facts_text, room);
+	ret = register_die_notifier(&die_block);
+	if (!ret)
+		ret = misc_register(&hostile_misc);
+	if (ret) {
+		unregister_die_notifier(&die_block);
+		kfree(facts_text);
+	}
+	return ret;
+}
+
+static void __exit hostile_exit(void)
+{
+	misc_deregister(&hostile_misc);
+	unregister_die_notifier(&die_block);
+	kfree(facts_text);
+}
+
+module_init(hostile_init);
+module_exit(hostile_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Lets tests attack EL2 as a hostile host kernel would");
