@@ -398,8 +398,7 @@ impl Bench {
             0x0000_ffff_ffff_f000
         };
         match (page, found.entry) {
-            (None, Entry::Absent) => assert_eq!(hit, None),
-            (Some(Page::Poison), Entry::Poisoned) => assert_eq!(hit, None),
+            (None, Entry::Absent) | (Some(Page::Poison), Entry::Poisoned) => assert_eq!(hit, None),
             (Some(Page::Owned(owner)), Entry::Donated(other)) => {
                 assert_eq!((*owner, hit), (other, None));
                 assert!(found.level.is_last());

@@ -38,13 +38,10 @@ impl Shape {
         };
         let sl0 = ((vtcr >> 6) & 3) as i32;
         let start = match (page, sl0) {
-            (12, 0) => 2,
-            (12, 1) => 1,
-            (12, 2) => 0,
+            (12, 2) | (14, 3) => 0,
+            (12, 1) | (14 | 16, 2) => 1,
+            (12, 0) | (14 | 16, 1) => 2,
             (14 | 16, 0) => 3,
-            (14 | 16, 1) => 2,
-            (14 | 16, 2) => 1,
-            (14, 3) => 0,
             _ => panic!("reserved SL0"),
         };
         Self {
@@ -83,8 +80,7 @@ impl Shape {
     /// Whether `word` maps something, at `level`.
     pub fn is_leaf(&self, word: u64, level: i32) -> bool {
         match (word & 3, level) {
-            (3, 3) => true,
-            (1, 2) => true,
+            (3, 3) | (1, 2) => true,
             (1, 1) => self.page == 12 || (self.page == 14 && self.ds) || self.page == 16,
             (1, 0) => self.page == 12 && self.ds,
             _ => false,
