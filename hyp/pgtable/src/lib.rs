@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod broken;
 mod cursor;
 mod geometry;
 mod hyp_s1;

@@ -12,6 +12,7 @@ mod tests;
 pub use format::{HypAttrs, HypConfig, HypFormat, HypFound, HypLeaf};
 pub use slot::Slot;
 
+use crate::broken::Broken;
 use crate::cursor::Cursor;
 use crate::geometry::Kind;
 use crate::ops::TableOps;
@@ -241,6 +242,7 @@ impl HypS1 {
             }
         }
 
+        let mut broken = Broken::default();
         let mut cursor = self.cursor(va.raw());
         loop {
             let word = cursor.read(ops);
@@ -249,7 +251,7 @@ impl HypS1 {
                 continue;
             }
             cursor.write(ops, 0);
-            ops.tlbi_leaf(cursor.base(), cursor.level());
+            broken.add(&cursor);
             cursor.put(ops);
             let next = cursor.end();
             while next >= end || cursor.leaves_table(next) {
@@ -262,6 +264,7 @@ impl HypS1 {
                 }
             }
             if next >= end {
+                broken.invalidate(ops);
                 return Ok(());
             }
             cursor.step(next);

@@ -8,8 +8,9 @@
 
 use super::entry::{LOCKED, donated_word};
 use super::{Stage2, Stage2Config};
+use crate::broken::Broken;
 use crate::cursor::Cursor;
-use crate::geometry::{Kind, Level};
+use crate::geometry::Kind;
 use crate::ops::TableOps;
 use crate::{Blocks, MemType, STATE_MASK};
 use pkvm_types::{Error, Ipa, Owner, PageState, Perms, Phys, Result};
@@ -156,36 +157,6 @@ impl Plan {
         }
         broken.invalidate(ops);
         ops.publish();
-    }
-}
-
-/// Leaves that were made invalid and whose translations may still be in a TLB. Nothing valid takes their place, so the
-/// invalidation can wait for the end of the range, where one covers them all.
-#[derive(Default)]
-pub(super) struct Broken {
-    /// The first leaf's address and level.
-    first: Option<(u64, Level)>,
-    end: u64,
-    single: bool,
-}
-
-impl Broken {
-    /// Adds the leaf at the cursor.
-    pub(super) fn add(&mut self, cursor: &Cursor) {
-        self.single = self.first.is_none();
-        if self.first.is_none() {
-            self.first = Some((cursor.base(), cursor.level()));
-        }
-        self.end = cursor.end();
-    }
-
-    /// Invalidates what was added.
-    pub(super) fn invalidate(self, ops: &mut impl TableOps) {
-        match self.first {
-            None => {}
-            Some((base, level)) if self.single => ops.tlbi_leaf(base, level),
-            Some((base, _)) => ops.tlbi_range(base, self.end - base),
-        }
     }
 }
 

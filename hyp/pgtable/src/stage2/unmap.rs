@@ -3,7 +3,7 @@
 
 use super::Stage2;
 use super::entry::{Entry, POISONED};
-use super::map::Broken;
+use crate::broken::Broken;
 use crate::cursor::Cursor;
 use crate::geometry::Kind;
 use crate::ops::TableOps;
