@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 /// Lists older than this are fetched anew before something is installed or downloaded.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
+const FRESH: Duration = Duration::from_hours(24);
 
 /// A line of apt's sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,9 +299,11 @@ impl Apt {
                 .flatten()
                 .map(|entry| entry.path())
                 .find(|path| {
-                    path.file_name()
-                        .and_then(|n| n.to_str())
-                        .is_some_and(|n| n.starts_with(&wanted) && n.ends_with(".deb"))
+                    path.extension().is_some_and(|e| e == "deb")
+                        && path
+                            .file_name()
+                            .and_then(|n| n.to_str())
+                            .is_some_and(|n| n.starts_with(&wanted))
                 })
         };
         if let Some(path) = find() {
@@ -363,7 +365,7 @@ mod tests {
             uri: "http://m.example/debian".into(),
             suite: "bookworm".into(),
         };
-        assert_eq!(one_line(old), [expected.clone()]);
+        assert_eq!(one_line(old), std::slice::from_ref(&expected));
         let new = "Types: deb deb-src\n# x\nURIs: http://m.example/debian\nSuites: bookworm bookworm-updates\n\
                    Components: main\nSigned-By: /k.gpg\n\nTypes: deb\nURIs: http://n.example\nSuites: bookworm\n\
                    Components: contrib\n";

@@ -27,6 +27,14 @@ impl Hyp {
         }
     }
 
+    /// The word for it in sentences.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::C => "C",
+            Self::Rust => "Rust",
+        }
+    }
+
     fn other(self) -> Self {
         match self {
             Self::C => Self::Rust,
@@ -108,22 +116,21 @@ pub fn build(tree: &Path, version: &str, hyp: Hyp) -> Result<Kernel, String> {
         )?;
     }
     configure(tree, &dir, hyp)?;
-    let name = match hyp {
-        Hyp::C => "C",
-        Hyp::Rust => "Rust",
-    };
-    ui::step(&format!("build Linux {version} with the {name} EL2"), |now| {
-        let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        // modules_prepare: the test module is built against this.
-        let command = make(tree, &dir, &[&format!("-j{jobs}"), "Image", "modules_prepare"]);
-        let mut objects = 0;
-        sh::logged_with(&format!("kernel-{}", hyp.word()), command, |line| {
-            if line.starts_with("  CC") || line.starts_with("  AS") {
-                objects += 1;
-                now.set(format!("{objects} objects"));
-            }
-        })
-    })?;
+    ui::step(
+        &format!("build Linux {version} with the {} EL2", hyp.name()),
+        |now| {
+            let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+            // modules_prepare: the test module is built against this.
+            let command = make(tree, &dir, &[&format!("-j{jobs}"), "Image", "modules_prepare"]);
+            let mut objects = 0;
+            sh::logged_with(&format!("kernel-{}", hyp.word()), command, |line| {
+                if line.starts_with("  CC") || line.starts_with("  AS") {
+                    objects += 1;
+                    now.set(format!("{objects} objects"));
+                }
+            })
+        },
+    )?;
     Ok(Kernel { dir, hyp })
 }
 
@@ -188,7 +195,7 @@ fn rename_inside(dir: &Path, from: &str, to: &str) -> Result<(), String> {
 /// Removes the EL2 objects that were compiled from C, so that none lies about in a build of the Rust EL2.
 fn remove_c_objects(hyp: &Path) -> Result<(), String> {
     for object in nvhe_objects(hyp)? {
-        if source_of(&object).is_some_and(|source| source.ends_with(".c")) {
+        if source_of(&object).is_some_and(|source| is_kind(&source, "c")) {
             let _ = std::fs::remove_file(&object);
             let _ = std::fs::remove_file(command_file(&object));
         }
@@ -213,6 +220,11 @@ pub fn nvhe_objects(hyp: &Path) -> Result<Vec<PathBuf>, String> {
     }
     objects.sort();
     Ok(objects)
+}
+
+/// Whether a source file is of a kind, by its extension: `S` is assembler that is preprocessed, and not `s`.
+pub fn is_kind(source: &str, extension: &str) -> bool {
+    Path::new(source).extension().is_some_and(|e| e == extension)
 }
 
 /// Kbuild's record of how an object was made.

@@ -7,8 +7,11 @@ mod args;
 mod check;
 mod kernel;
 mod paths;
+mod qemu;
+mod run;
 mod setup;
 mod sh;
+mod test;
 mod ui;
 
 use args::Args;
@@ -18,6 +21,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND [options]
   setup           get the programs, rust-src, Linux and busybox that the rest needs
   build           build the kernel
+  run             scripts/run
+  test            scripts/test
   check-object    check the EL2 object of a kernel build";
 
 fn main() -> ExitCode {
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
                 ui::say(&kernel.image().display().to_string());
                 true
             }),
+        "run" => run::run(&args),
+        "test" => test::run(&args),
         "check-object" => check_object(&args),
         _ => Err(USAGE.to_owned()),
     });

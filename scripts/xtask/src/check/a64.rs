@@ -108,7 +108,8 @@ mod tests {
             0xc85f_fc20,
             0xd503_201f,
             0x1ac1_4000,
-            0xf980_0000, 0x1d01_4440,
+            0xf980_0000,
+            0x1d01_4440,
         ] {
             assert!(!uses_fp(word), "{word:08x}");
         }

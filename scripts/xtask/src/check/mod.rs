@@ -175,7 +175,7 @@ fn no_c(kernel: &Kernel, inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, St
             continue;
         }
         match kernel::source_of(object) {
-            Some(source) if source.ends_with(".S") => {}
+            Some(source) if kernel::is_kind(&source, "S") => {}
             Some(source) => problems.push(format!("{} is compiled from {source}", object.display())),
             None => problems.push(format!("{}: nobody knows what it is made from", object.display())),
         }
@@ -185,7 +185,7 @@ fn no_c(kernel: &Kernel, inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, St
         linked
             .files
             .iter()
-            .filter(|f| f.ends_with(".c"))
+            .filter(|f| kernel::is_kind(f, "c"))
             .map(|f| format!("code of {f} is in the object")),
     );
     problems.sort();
@@ -326,7 +326,7 @@ fn record_counts(inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, String> {
     for (table, record) in TABLES {
         let have = linked.section(table).map_or(0, |s| s.size);
         let want = wanted.get(table).copied().unwrap_or_default();
-        if have != want || have % record != 0 {
+        if have != want || !have.is_multiple_of(*record) {
             problems.push(format!(
                 "{table}: {have} bytes linked, {want} compiled, records of {record}"
             ));

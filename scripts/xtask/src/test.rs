@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `scripts/test`: everything that must hold before a change lands, from the cheapest to the dearest. One line per test,
+//! and the counts at the end.
+
+use crate::args::Args;
+use crate::check;
+use crate::kernel::{self, Hyp};
+use crate::paths;
+use crate::qemu;
+use crate::setup::{self, EL2_TARGET};
+use crate::sh::{self, cmd};
+use crate::ui;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// The CPU models that the QEMU tests run on: hVHE with and without the newest features, and nVHE.
+const CPUS: [&str; 3] = ["max", "neoverse-n2", "cortex-a57"];
+const LINUX_TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// How many tests passed and failed.
+#[derive(Default, Clone, Copy)]
+pub struct Tally {
+    /// Those that passed.
+    pub passed: u32,
+    /// Those that failed.
+    pub failed: u32,
+}
+
+impl Tally {
+    fn add(&mut self, (passed, failed): (u32, u32)) {
+        self.passed += passed;
+        self.failed += failed;
+    }
+
+    /// Counts one test and prints its line.
+    fn one(&mut self, name: &str, since: Instant, result: &Result<(), String>) {
+        let took = ui::seconds(since.elapsed());
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                ui::say(&format!("ok    {name} [{took}]"));
+            }
+            Err(why) => {
+                self.failed += 1;
+                ui::say(&format!("FAIL  {name} [{took}] - {why}"));
+            }
+        }
+    }
+}
+
+/// Runs all tests; true when none failed.
+///
+/// # Errors
+/// One line, when the tests could not be run at all.
+pub fn run(args: &Args) -> Result<bool, String> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    ui::headline("what the tests need");
+    setup::programs(false)?;
+    setup::rust_src()?;
+
+    ui::headline("sources");
+    for dir in workspaces()? {
+        let mut fmt = cargo(&dir, &["fmt", "--all", "--check"]);
+        fmt.env_remove("RUSTC_BOOTSTRAP");
+        timed(&mut tally, &format!("fmt/{}", label(&dir)), fmt);
+    }
+    clippy(&mut tally)?;
+
+    ui::headline("unit tests on this machine");
+    unit_tests(&mut tally);
+
+    if args.quick {
+        return Ok(close(tally, start));
+    }
+    ui::headline("kernel");
+    let busybox = setup::busybox()?;
+    let (tree, version) = setup::linux(args.kdir.as_deref())?;
+    let built = kernel::build(&tree, &version, args.hyp);
+    let kernel = match built {
+        Ok(kernel) => kernel,
+        Err(why) => {
+            // Without a kernel nothing is left to test, and that must not pass for success.
+            tally.one("kernel/build", start, &Err(why));
+            return Ok(close(tally, start));
+        }
+    };
+    tally.passed += 1;
+    if args.hyp == Hyp::Rust {
+        ui::headline("the EL2 object");
+        tally.add(check::report(&check::run(&kernel)?));
+    }
+
+    ui::headline(&format!("QEMU, Linux {version} with the {} EL2", args.hyp.name()));
+    let cpus: Vec<String> = if args.cpus.is_empty() {
+        CPUS.map(String::from).to_vec()
+    } else {
+        args.cpus.clone()
+    };
+    tally.add(qemu::suites(&kernel, &busybox, &cpus, &args.suites)?);
+    Ok(close(tally, start))
+}
+
+fn close(tally: Tally, start: Instant) -> bool {
+    ui::say(&format!("\nin {}", ui::seconds(start.elapsed())));
+    ui::say(&format!("{} passed, {} failed", tally.passed, tally.failed));
+    tally.failed == 0
+}
+
+/// Directories of the workspaces of this repository: the root, and those below qemu-tests that stand alone.
+fn workspaces() -> Result<Vec<PathBuf>, String> {
+    let mut dirs = vec![paths::root()];
+    let tests = paths::root().join("qemu-tests");
+    let mut own: Vec<PathBuf> = std::fs::read_dir(&tests)
+        .map_err(|e| format!("{}: {e}", tests.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|dir| {
+            std::fs::read_to_string(dir.join("Cargo.toml")).is_ok_and(|t| t.contains("[workspace]"))
+        })
+        .collect();
+    own.sort();
+    dirs.extend(own);
+    Ok(dirs)
+}
+
+fn label(dir: &Path) -> String {
+    match dir.strip_prefix(paths::root()) {
+        Ok(path) if path.as_os_str().is_empty() => "workspace".to_owned(),
+        Ok(path) => path.display().to_string(),
+        Err(_) => dir.display().to_string(),
+    }
+}
+
+/// Cargo as the scripts use it, free of what the cargo above us has set.
+pub fn cargo(dir: &Path, words: &[&str]) -> Command {
+    let mut cargo = cmd("cargo", words);
+    cargo
+        .current_dir(dir)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("EL2_LAYOUT")
+        .env_remove("PKVM_PAGE_SHIFT");
+    cargo
+}
+
+fn timed(tally: &mut Tally, name: &str, command: Command) {
+    let start = Instant::now();
+    let result = sh::logged_with(&name.replace('/', "-"), command, |_| {});
+    tally.one(name, start, &result);
+}
+
+fn clippy(tally: &mut Tally) -> Result<(), String> {
+    for dir in workspaces()? {
+        let mut words = vec!["clippy", "--quiet", "--all-targets"];
+        if dir != paths::root() {
+            words = vec!["clippy", "--quiet", "--release", "--target", target_of(&dir)];
+            words.push(if target_of(&dir) == LINUX_TARGET {
+                "-Zbuild-std=std,panic_abort"
+            } else {
+                "-Zbuild-std=core"
+            });
+        }
+        words.extend(["--", "-Dwarnings"]);
+        let mut command = cargo(&dir, &words);
+        if dir == paths::root() {
+            command.env_remove("RUSTC_BOOTSTRAP");
+        } else {
+            command.env("CARGO_TARGET_DIR", paths::root().join("qemu-tests/target"));
+        }
+        timed(tally, &format!("clippy/{}", label(&dir)), command);
+    }
+    let mut command = cargo(
+        &paths::root(),
+        &[
+            "clippy",
+            "--quiet",
+            "--release",
+            "-p",
+            "pkvm-el2",
+            "--target",
+            EL2_TARGET,
+            "-Zbuild-std=core",
+            "--",
+            "-Dwarnings",
+        ],
+    );
+    command.env("CARGO_TARGET_DIR", paths::root().join("target/el2"));
+    timed(tally, "clippy/hyp/el2", command);
+    Ok(())
+}
+
+/// Guests run on the bare machine, the rest under Linux.
+fn target_of(dir: &Path) -> &'static str {
+    if dir.ends_with("guest") {
+        EL2_TARGET
+    } else {
+        LINUX_TARGET
+    }
+}
+
+fn unit_tests(tally: &mut Tally) {
+    let start = Instant::now();
+    let mut counts = (0, 0);
+    let mut command = cargo(&paths::root(), &["test", "--no-fail-fast"]);
+    command.env_remove("RUSTC_BOOTSTRAP");
+    let mut suite = String::new();
+    let ended = sh::logged_with("unit-tests", command, |line| {
+        let text = line.trim();
+        if let Some(name) = text
+            .strip_prefix("Running ")
+            .or_else(|| text.strip_prefix("Doc-tests "))
+        {
+            name.clone_into(&mut suite);
+        } else if let Some((passed, failed)) = result_line(text) {
+            counts.0 += passed;
+            counts.1 += failed;
+            if passed + failed > 0 {
+                let word = if failed == 0 { "ok   " } else { "FAIL " };
+                let name = suite.split(" (").last().unwrap_or_default().trim_end_matches(')');
+                let name = Path::new(name)
+                    .file_name()
+                    .map_or(name.into(), |n| n.to_string_lossy());
+                // The part after the dash is a hash.
+                let name = name.rsplit_once('-').map_or(&*name, |(stem, _)| stem);
+                ui::say(&format!("{word} unit/{name} - {passed} passed, {failed} failed"));
+            }
+        } else if text.ends_with("... FAILED") {
+            ui::say(&format!("FAIL  {text}"));
+        }
+    });
+    tally.add(counts);
+    if ended.is_err() && counts.1 == 0 {
+        tally.one("unit/build", start, &ended);
+    }
+}
+
+/// `test result: ok. 3 passed; 0 failed; ...`
+fn result_line(line: &str) -> Option<(u32, u32)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut numbers = counts
+        .split("; ")
+        .map(|part| part.split(' ').next().unwrap_or_default().parse());
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::result_line;
+
+    #[test]
+    fn results_are_read() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(result_line(line), Some((3, 1)));
+        assert_eq!(result_line("test a ... ok"), None);
+    }
+}
