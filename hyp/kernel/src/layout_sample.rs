@@ -1,5 +1,6 @@
 pub const BP_HARDEN_HYP_VECS_SIZE: u64 = 6144_i128 as u64;
 pub const CAP_ALWAYS_SYSTEM: u64 = 1_i128 as u64;
+pub const CAP_BTI: u64 = 2_i128 as u64;
 pub const CAP_HAS_32BIT_EL1: u64 = 4_i128 as u64;
 pub const CAP_HAS_ADDRESS_AUTH: u64 = 5_i128 as u64;
 pub const CAP_HAS_AMU_EXTN: u64 = 9_i128 as u64;

@@ -44,6 +44,7 @@ fields! {
         E2H = super::bit(34);
         APK = super::bit(40);
         API = super::bit(41);
+        FWB = super::bit(46);
         ATA = super::bit(56);
     }
     /// Monitor Debug Configuration Register of EL2.

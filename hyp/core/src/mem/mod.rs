@@ -219,6 +219,11 @@ impl Guest {
         self.handle
     }
 
+    /// The VM's stage 2, `None` once it is torn down.
+    pub fn table(&self) -> Option<&Stage2> {
+        self.s2.as_ref()
+    }
+
     /// Whether the VM is protected.
     pub fn kind(&self) -> GuestKind {
         self.kind

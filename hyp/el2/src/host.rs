@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Traps from the host: what it did, and how it goes on. It does the job of the trap half of the kernel's
+//! `nvhe/hyp-main.c`. The decisions are in [`pkvm_core::host_trap`], [`pkvm_core::smc`] and [`pkvm_core::hcall`].
+#![expect(unsafe_code, reason = "the entry from the vectors, and EL2 control registers")]
+
+use pkvm_arch::alt::has_cap;
+use pkvm_arch::switch::stage2::Stage2;
+use pkvm_arch::sysreg::*;
+use pkvm_arch::{barrier, cache, static_key, tlbi};
+use pkvm_core::hcall::{HostRegs, Phase, dispatch};
+use pkvm_core::host_trap::{self, Before, HostTrap, Injection};
+use pkvm_core::mem::{self, AbortAction, AbortKind, HostAbort};
+use pkvm_core::psci;
+use pkvm_core::smc::{self, Route, ffa};
+use pkvm_kernel::layout::*;
+use pkvm_kernel::{Context, InitParams};
+use pkvm_sync::{Held, Root};
+use pkvm_types::{Error, HypVa, Perms, Phys, Result};
+
+use crate::handlers::Handlers;
+use crate::hw::HW;
+use crate::psci::Relay;
+use crate::run::{FaultAddress, host_fault};
+use crate::state::{HOST_ROOT, HOST_VTCR, with_host};
+use crate::statics;
+
+unsafe extern "C" {
+    /// Restores the host's registers from `host_ctxt` and returns to it.
+    fn __host_enter(host_ctxt: *mut u8) -> !;
+    /// Calls firmware with x0 to x17 of `host_ctxt`, and leaves its answer there.
+    fn __kvm_hyp_host_forward_smc(host_ctxt: *mut u8);
+    /// The kernel's static key: on once the host has lost its privileges.
+    static kvm_protected_mode_initialized: u8;
+}
+
+/// Whether the host has lost its privileges.
+pub fn is_deprivileged() -> bool {
+    static_key!(kvm_protected_mode_initialized)
+}
+
+fn phase() -> Phase {
+    if is_deprivileged() {
+        Phase::Deprivileged
+    } else {
+        Phase::Boot
+    }
+}
+
+/// Returns to the host whose registers are in `context`.
+pub fn enter(context: Context) -> ! {
+    // SAFETY: the context is this CPU's host context, and EL2 has nothing left to do.
+    unsafe { __host_enter(context.as_ptr()) }
+}
+
+struct Regs(Context);
+
+impl HostRegs for Regs {
+    fn get(&self, n: usize) -> u64 {
+        self.0.reg(n)
+    }
+    fn set(&mut self, n: usize, value: u64) {
+        self.0.set_reg(n, value);
+    }
+}
+
+/// Every exception from the host's EL1 or EL0 that EL2 asked for, but for the stub's calls in non-protected mode.
+#[unsafe(no_mangle)]
+extern "C" fn handle_trap(host_ctxt: *mut u8) {
+    let Some(context) = core::ptr::NonNull::new(host_ctxt) else {
+        crate::panic::bug()
+    };
+    // SAFETY: the vectors pass this CPU's host context, which is mapped for ever.
+    let context = unsafe { Context::from_raw(context) };
+    let mut held = Held::at_trap_entry();
+    let esr = read_el2::<ESR_EL2>();
+    match host_trap::decode(esr) {
+        HostTrap::Hypercall => {
+            dispatch(&mut Regs(context), phase(), &mut Handlers::new(&mut held));
+        }
+        HostTrap::Smc => handle_smc(context, esr),
+        HostTrap::Abort(abort) => handle_abort(&mut held, esr, &abort),
+        HostTrap::SysReg | HostTrap::Other => apply(&host_trap::undefined(&before())),
+    }
+}
+
+/// The host's EL1, as far as an exception to it depends on that.
+fn before() -> Before {
+    Before {
+        spsr: read_el2::<SPSR_EL2>(),
+        pc: read_el2::<ELR_EL2>(),
+        vbar: read_el1::<VBAR_EL1>(),
+        sctlr: read_el1::<SCTLR_EL1>(),
+        mte: CONFIG_MTE != 0 && has_cap::<{ CAP_MTE as u16 }>(),
+    }
+}
+
+/// Makes the return from EL2 one to EL1's exception vector.
+fn apply(injection: &Injection) {
+    if let Some(esr) = injection.esr_el1 {
+        write_el1::<ESR_EL1>(esr);
+    }
+    if let Some(far) = injection.far_el1 {
+        write_el1::<FAR_EL1>(far);
+    }
+    write_el1::<ELR_EL1>(injection.elr_el1);
+    write_el1::<SPSR_EL1>(injection.spsr_el1);
+    write_el2::<ELR_EL2>(injection.elr_el2);
+    write_el2::<SPSR_EL2>(injection.spsr_el2);
+}
+
+fn handle_smc(context: Context, esr: u64) {
+    match smc::route(esr, context.reg(0), &crate::psci::config()) {
+        Route::Psci(call, function) => {
+            let words = [function, context.reg(1), context.reg(2), context.reg(3)];
+            let result = psci::relay(call, words, &mut Relay);
+            context.set_reg(0, result);
+            for n in 1..4 {
+                context.set_reg(n, 0);
+            }
+        }
+        Route::Ffa(function) => {
+            let answer = ffa::answer(function);
+            for n in 0..18 {
+                context.set_reg(n, 0);
+            }
+            context.set_reg(0, answer.x0);
+            context.set_reg(2, answer.x2);
+        }
+        // SAFETY: the pointer is the host context's, which holds the registers for and of the call.
+        Route::Forward => unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) },
+        Route::NotSupported => context.set_reg(0, smc::NOT_SUPPORTED),
+    }
+    // A trapped SMC leaves the PC on itself.
+    let (pc, spsr) = host_trap::skip_instruction(read_el2::<ELR_EL2>(), read_el2::<SPSR_EL2>());
+    write_el2::<ELR_EL2>(pc);
+    write_el2::<SPSR_EL2>(spsr);
+}
+
+fn handle_abort(held: &mut Held<Root>, esr: u64, abort: &host_trap::Abort) {
+    use pkvm_core::host_trap::FaultStatus;
+
+    let (address, far) = host_fault(esr);
+    let ipa = match address {
+        FaultAddress::Known(ipa) => Some(Phys::new(ipa.raw())),
+        FaultAddress::Unknown => None,
+        FaultAddress::Raced => return,
+    };
+    let kind = match abort.status {
+        FaultStatus::Translation => AbortKind::Translation,
+        FaultStatus::Permission => AbortKind::Permission(needed(abort)),
+        FaultStatus::AccessFlag | FaultStatus::AddressSize | FaultStatus::External | FaultStatus::Other => {
+            AbortKind::Other
+        }
+    };
+    // Before EL2 is initialised there is no stage 2 that could abort.
+    let action = with_host(held, |host, _| {
+        Ok(mem::host_mem_abort(&HW, host, HostAbort { ipa, kind }))
+    })
+    .unwrap_or(AbortAction::Inject);
+    match action {
+        AbortAction::Retry => {}
+        AbortAction::Inject => {
+            let injection = match (ipa, abort.status) {
+                (None, _) | (_, FaultStatus::External | FaultStatus::AddressSize) => {
+                    host_trap::external_abort(&before(), esr, far)
+                }
+                _ => host_trap::protected_abort(&before(), esr, far),
+            };
+            apply(&injection);
+        }
+    }
+}
+
+/// The permissions without which the access could not go on.
+fn needed(abort: &host_trap::Abort) -> Perms {
+    // A walk reads its tables, and writes them only to set flags.
+    match (abort.fetch, abort.write) {
+        (true, _) => Perms::RX,
+        (false, true) => Perms::RW,
+        (false, false) => Perms::R,
+    }
+}
+
+/// Writes into a CPU's parameters that the host runs under its stage 2.
+pub fn enable_stage2_in(params: InitParams) {
+    let Some(root) = HOST_ROOT.get() else { return };
+    let stage2 = Stage2::new(root.raw(), 0, statics::kvm_arm_vmid_bits.get(), *HOST_VTCR.get());
+    params.set_vttbr(stage2.vttbr);
+    params.set_vtcr(stage2.vtcr);
+    let mut hcr = params.hcr_el2() | pkvm_arch::sysreg::hcr::VM;
+    if has_cap::<{ CAP_HAS_STAGE2_FWB as u16 }>() {
+        hcr |= pkvm_arch::sysreg::hcr::FWB;
+    }
+    params.set_hcr_el2(hcr);
+}
+
+/// Hypercall 7: turns the host's stage 2 on for this CPU. [`Error::Perm`] the second time.
+pub fn prot_finalize() -> Result<()> {
+    let params = statics::init_params();
+    if params.hcr_el2() & pkvm_arch::sysreg::hcr::VM != 0 {
+        return Err(Error::Perm);
+    }
+    if *HOST_VTCR.get() == 0 {
+        // EL2 was never initialised for protected mode, so there is no stage 2 to turn on.
+        return Err(Error::Perm);
+    }
+    enable_stage2_in(params);
+    // A CPU that comes back from firmware reads them with its MMU off. The maintenance completes with a DSB, which
+    // the register writes below need as well.
+    cache::dcache_clean_inval_poc(HypVa::new(params.addr()), INIT_PARAMS_SIZE);
+    // SAFETY: the value is the one the CPU runs with already, and VM and FWB for the host's stage 2, which is built.
+    unsafe { write_own::<HCR_EL2>(params.hcr_el2()) };
+    // SAFETY: the host's own stage 2, and HCR_EL2 as it wants it.
+    unsafe { Stage2::host(params).load() };
+    barrier::isb();
+    tlbi::vmalls12e1();
+    barrier::dsb_nsh();
+    barrier::isb();
+    Ok(())
+}

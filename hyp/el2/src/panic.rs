@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The end: a broken invariant of EL2, or an exception that it cannot explain. The host gets a report and panics.
+//!
+//! Nothing that the host, a guest, firmware or a device does leads here by design; what does is a defect of EL2.
+#![expect(
+    unsafe_code,
+    reason = "C-ABI entries of the vectors, and the jump back to the host"
+)]
+
+use core::panic::PanicInfo;
+
+use pkvm_arch::switch::extable;
+use pkvm_arch::sysreg::{ELR_EL2, PAR_EL1, SPSR_EL2, read, read_el2, write_el2};
+use pkvm_kernel::Vcpu;
+use pkvm_kernel::layout::*;
+
+use crate::statics;
+
+unsafe extern "C" {
+    /// Leaves for the host's panic handler. Host registers come from `host_ctxt` where it is not null.
+    fn __hyp_do_panic(host_ctxt: *mut u8, spsr: u64, elr: u64, par: u64) -> !;
+}
+
+/// Reports a broken invariant of EL2 and never returns: EL1 prints "BUG" and the address, from which its symbols give
+/// file and line. The instruction raises an exception at EL2, whose vector calls [`hyp_panic`].
+#[inline(always)]
+pub fn bug() -> ! {
+    // SAFETY: the exception is taken to `hyp_panic`, which does not return. 0x800 is the kernel's BUG_BRK_IMM.
+    unsafe { core::arch::asm!("brk #0x800", options(noreturn, nostack)) }
+}
+
+#[panic_handler]
+fn panic(_info: &PanicInfo<'_>) -> ! {
+    // The message would cost 5 KiB of code and data; the address of the breakpoint leads to file and line.
+    bug()
+}
+
+fn frame_pointer() -> u64 {
+    let fp: u64;
+    // SAFETY: reads a general register.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack, preserves_flags)) };
+    fp
+}
+
+/// Where EL1 starts to unwind EL2's stack, once it may read it.
+fn prepare_backtrace(fp: u64, pc: u64) {
+    if pkvm_arch::alt::has_cap::<{ CAP_KVM_PROTECTED_MODE as u16 }>() {
+        // The host's stage 2 keeps EL2's stack from EL1, and this configuration keeps stage 2 on.
+        return;
+    }
+    let info = statics::kvm_stacktrace_info.this_cpu();
+    let store = |offset: u64, value: u64| {
+        // SAFETY: the offsets are those of 64-bit members of the per-CPU structure that `info` points to.
+        unsafe { info.add(offset as usize).cast::<u64>().write_volatile(value) };
+    };
+    store(
+        STACKTRACE_INFO_STACK_BASE,
+        statics::init_params()
+            .stack_hyp_va()
+            .wrapping_sub(1 << NVHE_STACK_SHIFT),
+    );
+    store(
+        STACKTRACE_INFO_OVERFLOW_BASE,
+        statics::overflow_stack.this_cpu() as u64,
+    );
+    store(STACKTRACE_INFO_FP, fp);
+    store(STACKTRACE_INFO_PC, pc);
+}
+
+/// Where the vectors go for an exception that EL2 took from itself.
+#[unsafe(no_mangle)]
+extern "C" fn hyp_panic() -> ! {
+    let spsr = read_el2::<SPSR_EL2>();
+    let elr = read_el2::<ELR_EL2>();
+    let par = read::<PAR_EL1>();
+    let host = statics::host_data().ctxt();
+    if let Some(vcpu) = core::ptr::NonNull::new(host.running_vcpu() as *mut u8) {
+        // SAFETY: the pointer is set around a guest's run only, to the vCPU structure that runs.
+        let vcpu = unsafe { Vcpu::from_raw(vcpu) };
+        crate::run::abandon_guest(vcpu, host);
+    }
+    prepare_backtrace(frame_pointer(), elr);
+    // SAFETY: this CPU's host context is what the host's registers were saved to.
+    unsafe { __hyp_do_panic(host.as_ptr(), spsr, elr, par) }
+}
+
+/// Where the vectors go when EL2's stack overflowed; runs on the overflow stack.
+#[unsafe(no_mangle)]
+extern "C" fn hyp_panic_bad_stack() -> ! {
+    hyp_panic()
+}
+
+unsafe extern "C" {
+    /// The records of instructions that may fault while a guest's vectors are in place.
+    static __start___kvm_ex_table: [i32; 2];
+    static __stop___kvm_ex_table: [i32; 2];
+}
+
+/// Where the guest's vectors go for an exception that EL2 took from itself: goes on at the fixup of the instruction, if
+/// it has one.
+#[unsafe(no_mangle)]
+extern "C" fn kvm_unexpected_el2_exception() {
+    let (start, end) = (
+        &raw const __start___kvm_ex_table,
+        &raw const __stop___kvm_ex_table,
+    );
+    let count = (end as usize - start as usize) / size_of::<[i32; 2]>();
+    // SAFETY: the linker script puts the records one after another between the two symbols, in EL2's text.
+    let records = unsafe { core::slice::from_raw_parts(start, count) };
+    match extable::fixup(records, start as u64, read_el2::<ELR_EL2>()) {
+        Some(fixup) => write_el2::<ELR_EL2>(fixup),
+        None => hyp_panic(),
+    }
+}

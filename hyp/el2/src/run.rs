@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Running a vCPU: what goes from the host's structure to EL2's before, what comes back after, and which exits EL2
+//! settles in between. It does the job of the run half of the kernel's `nvhe/hyp-main.c`.
+//!
+//! In protected mode the guest runs on EL2's own structure. The lists in [`flush`] and [`sync`] are all that passes
+//! between the two; each word of the host is read once. In the other mode the host is trusted and its structure runs.
+#![expect(
+    unsafe_code,
+    reason = "vouches for the structures that the world switch works on"
+)]
+
+use core::ptr::NonNull;
+
+use pkvm_arch::alt::{has_cap, kern_hyp_va};
+use pkvm_arch::inject::{self, Mte};
+use pkvm_arch::switch::{self, Cpu, ExitCode, Guest, GuestExits, Resume, Stage2, fault, fp};
+use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, read, read_el2, write_el2};
+use pkvm_core::guest_hvc::{self, Decision, ShareReply};
+use pkvm_core::idreg::{Feature, IdRegs};
+use pkvm_core::sysreg::{self, Trap};
+use pkvm_core::traps::{hcr_for_host, mdcr_floor, run_hcr, run_mdcr};
+use pkvm_core::vm_table::VmKind;
+use pkvm_core::{hcall, mem};
+use pkvm_kernel::layout::*;
+use pkvm_kernel::{Context, Kvm, Mmu, Vcpu, VgicV3};
+use pkvm_sync::{Held, Root};
+use pkvm_types::{Error, Gfn, HypVa, Ipa, Result};
+
+use crate::guest_config::VmIds;
+use crate::hw::HW;
+use crate::lifecycle::with_guest;
+use crate::statics;
+use crate::vm::VcpuPtr;
+
+unsafe extern "C" {
+    static __kvm_hyp_host_vector: u8;
+}
+
+/// The CPU that runs this.
+pub fn cpu() -> Cpu {
+    // SAFETY: this CPU's own copy, an 8-byte word.
+    let guest_vectors = unsafe { statics::kvm_hyp_vector.this_cpu().cast::<u64>().read_volatile() };
+    let host_vectors = HypVa::new((&raw const __kvm_hyp_host_vector) as u64);
+    let vl = statics::kvm_host_sve_max_vl.get();
+    // SAFETY: `vectors::set` wrote one of EL2's tables, or in non-protected mode the trusted host did; boot mapped the
+    // CPU's SVE area.
+    unsafe {
+        Cpu::new(
+            statics::host_data(),
+            statics::init_params(),
+            HypVa::new(guest_vectors),
+            host_vectors,
+            vl,
+        )
+    }
+}
+
+fn stage2(mmu: Mmu) -> Stage2 {
+    Stage2::of(mmu, statics::kvm_arm_vmid_bits.get())
+}
+
+/// EL2's part of a vCPU's run, as the world switch wants it.
+fn protected_guest(vcpu: VcpuPtr) -> Guest {
+    let kvm = vcpu.get().vm.kvm();
+    // SAFETY: the vCPU is of this VM; the stage 2 is the one that EL2 keeps for it; the timer offsets are zero or words
+    // of the pinned struct kvm; a vCPU with SVE has its buffer pinned.
+    unsafe { Guest::new(vcpu.view(), kvm, stage2(kvm.mmu())) }
+}
+
+/// Hypercall 9. `addr` is the kernel's address of the vCPU to run, which in protected mode must be the loaded one.
+pub fn vcpu_run(held: &mut Held<Root>, loaded: Option<VcpuPtr>, addr: u64) -> Result<hcall::ExitCode> {
+    let cpu = cpu();
+    if !has_cap::<{ CAP_KVM_PROTECTED_MODE as u16 }>() {
+        return run_trusted(&cpu, addr);
+    }
+    let vcpu = loaded
+        .filter(|vcpu| vcpu.get().host.addr() == kern_hyp_va(addr).raw())
+        .ok_or(Error::Invalid)?;
+    if vcpu.get().dead.get() {
+        return Err(Error::Invalid);
+    }
+    if CONFIG_SME != 0 && has_cap::<{ CAP_SME as u16 }>() && read::<SVCR>() != 0 {
+        // No guest has SME, so the kernel never runs one with streaming state live.
+        return Err(Error::Invalid);
+    }
+    flush(vcpu);
+    let guest = protected_guest(vcpu);
+    fp::begin_protected_run(&cpu);
+    let code = switch::run(&cpu, &guest, &mut Exits { held, vcpu });
+    fp::end_protected_run(&cpu, &guest);
+    sync(vcpu);
+    if vcpu.get().vm.get().kind == VmKind::Protected && is_illegal(code) {
+        vcpu.get().dead.set(true);
+    }
+    Ok(hcall::ExitCode(code.0 as u32))
+}
+
+/// Whether the guest left the states that it may be in.
+fn is_illegal(code: ExitCode) -> bool {
+    const REASON: u64 = 0x7fff_ffff;
+    code.0 & REASON == ExitCode::ILLEGAL.0
+}
+
+fn run_trusted(cpu: &Cpu, addr: u64) -> Result<hcall::ExitCode> {
+    let vcpu = NonNull::new(kern_hyp_va(addr).raw() as *mut u8).ok_or(Error::Invalid)?;
+    // SAFETY: outside protected mode the host is trusted with EL2's mappings, and passes its own vCPU and VM.
+    let vcpu = unsafe { Vcpu::from_raw(vcpu) };
+    let kvm = NonNull::new(kern_hyp_va(vcpu.kvm_addr()).raw() as *mut u8).ok_or(Error::Invalid)?;
+    let mmu = NonNull::new(kern_hyp_va(vcpu.hw_mmu_addr()).raw() as *mut u8).ok_or(Error::Invalid)?;
+    // SAFETY: as above.
+    let guest = unsafe { Guest::new(vcpu, Kvm::from_raw(kvm), stage2(Mmu::from_raw(mmu))) };
+    fp::begin_trusted_run(cpu, &guest);
+    let code = switch::run(cpu, &guest, &mut NoExits);
+    fp::end_trusted_run(cpu, &guest);
+    Ok(hcall::ExitCode(code.0 as u32))
+}
+
+/// For a panic while `vcpu` runs: gives the host its world back.
+pub fn abandon_guest(vcpu: Vcpu, _host: Context) {
+    let Some(kvm) = NonNull::new(kern_hyp_va(vcpu.kvm_addr()).raw() as *mut u8) else {
+        return;
+    };
+    // SAFETY: the structure is the one that runs, so its VM is mapped.
+    let kvm = unsafe { Kvm::from_raw(kvm) };
+    // SAFETY: as above; the guest does not run again.
+    let guest = unsafe { Guest::new(vcpu, kvm, stage2(kvm.mmu())) };
+    switch::abandon(&cpu(), &guest);
+}
+
+/// Copies the registers of a normal VM's vCPU: all but the timers', which EL1 keeps itself.
+pub fn copy_context(from: Vcpu, to: Vcpu) {
+    let (from, to) = (from.ctxt(), to.ctxt());
+    for n in 0..31 {
+        to.set_reg(n, from.reg(n));
+    }
+    to.set_sp_el0(from.sp_el0());
+    to.set_pc(from.pc());
+    to.set_pstate(from.pstate());
+    to.set_spsr_abt(from.spsr_abt());
+    to.set_spsr_und(from.spsr_und());
+    to.set_spsr_irq(from.spsr_irq());
+    to.set_spsr_fiq(from.spsr_fiq());
+    copy_words(from, to, CTXT_FP_REGS, CTXT_FP_REGS_SIZE);
+    for index in 1..NR_SYS_REGS {
+        match index {
+            SR_CNTVOFF_EL2 | SR_CNTV_CVAL_EL0 | SR_CNTV_CTL_EL0 | SR_CNTP_CVAL_EL0 | SR_CNTP_CTL_EL0 => {}
+            _ => to.set_sys_reg(index, from.sys_reg(index)),
+        }
+    }
+}
+
+fn copy_words(from: Context, to: Context, start: u64, bytes: u64) {
+    let mut at = start;
+    while at < start + bytes {
+        to.write::<u64>(at, from.read::<u64>(at));
+        at += 8;
+    }
+}
+
+fn copy_debug(from: pkvm_kernel::DebugRegs, to: pkvm_kernel::DebugRegs) {
+    let mut at = 0;
+    while at < GUEST_DEBUG_SIZE {
+        to.write::<u64>(at, from.read::<u64>(at));
+        at += 8;
+    }
+}
+
+/// The flag by which the host says that its copy of a normal vCPU's registers is the newer one
+/// (`PKVM_HOST_STATE_DIRTY`).
+const IFLAG_HOST_STATE_DIRTY: u8 = 1 << 4;
+
+/// Whether the host's copy of the registers is the newer one.
+pub fn host_state_dirty(vcpu: VcpuPtr) -> bool {
+    vcpu.get().host.iflags() & IFLAG_HOST_STATE_DIRTY != 0
+}
+
+/// From the host's structure to EL2's, before a run.
+fn flush(vcpu: VcpuPtr) {
+    let (host, hyp, vm) = (vcpu.get().host, vcpu.view(), vcpu.get().vm);
+    let kind = vm.get().kind;
+
+    let owner = host.debug_owner();
+    hyp.set_debug_owner(owner);
+    match u64::from(owner) {
+        VCPU_DEBUG_GUEST_OWNED => copy_debug(host.debug_state(), hyp.debug_state()),
+        VCPU_DEBUG_HOST_OWNED => {
+            copy_debug(host.external_debug_state(), hyp.external_debug_state());
+            hyp.set_external_mdscr(host.external_mdscr());
+        }
+        // Free, or a value that means nothing and counts as free.
+        _ => hyp.set_debug_owner(VCPU_DEBUG_FREE as u32),
+    }
+
+    let iflags = host.iflags();
+    match kind {
+        VmKind::Protected => copy_words(host.ctxt(), hyp.ctxt(), 0, CTXT_SIZE),
+        VmKind::Normal if iflags & IFLAG_HOST_STATE_DIRTY != 0 => copy_context(host, hyp),
+        VmKind::Normal => {}
+    }
+    hyp.ctxt().set_running_vcpu(0);
+
+    let counters = statics::host_data().nr_event_counters() as u8;
+    hyp.set_mdcr_el2(run_mdcr(
+        mdcr_floor(kind, &VmIds(vm.kvm())),
+        host.mdcr_el2(),
+        counters,
+    ));
+    hyp.set_hcr_el2(run_hcr(kind, hyp.hcr_el2(), host.hcr_el2()));
+    hyp.set_iflags(iflags);
+    hyp.set_vsesr_el2(host.vsesr_el2());
+    flush_vgic(host.vgic_v3(), hyp.vgic_v3());
+    hyp.set_pid(host.pid());
+}
+
+/// ICC_SRE_EL1 with DIB, DFB and SRE set: the system register interface, and nothing else.
+pub const SRE_ON: u32 = 7;
+
+fn flush_vgic(host: VgicV3, hyp: VgicV3) {
+    let used = host
+        .used_lrs()
+        .min(statics::hyp_gicv3_nr_lr.get())
+        .min(VgicV3::LRS as u32);
+    hyp.set_hcr(host.hcr());
+    hyp.set_sre(SRE_ON);
+    hyp.set_used_lrs(used);
+    for n in 0..used as usize {
+        hyp.set_lr(n, host.lr(n));
+    }
+}
+
+/// From EL2's structure to the host's, after a run.
+fn sync(vcpu: VcpuPtr) {
+    let (host, hyp, vm) = (vcpu.get().host, vcpu.view(), vcpu.get().vm);
+    match u64::from(hyp.debug_owner()) {
+        VCPU_DEBUG_GUEST_OWNED => copy_debug(hyp.debug_state(), host.debug_state()),
+        VCPU_DEBUG_HOST_OWNED => copy_debug(hyp.external_debug_state(), host.external_debug_state()),
+        _ => {}
+    }
+    match vm.get().kind {
+        VmKind::Protected => copy_words(hyp.ctxt(), host.ctxt(), 0, CTXT_SIZE),
+        VmKind::Normal => {
+            // Tracing and single step look at these before the host asks for the rest.
+            host.ctxt().set_pc(hyp.ctxt().pc());
+            host.ctxt().set_pstate(hyp.ctxt().pstate());
+        }
+    }
+    host.set_fault_esr(hyp.fault_esr());
+    host.set_fault_far(hyp.fault_far());
+    host.set_fault_hpfar(hyp.fault_hpfar());
+    host.set_fault_disr(hyp.fault_disr());
+    host.set_iflags(hyp.iflags());
+    // A virtual SError that the guest took is pending no more.
+    host.set_hcr_el2(hcr_for_host(host.hcr_el2(), hyp.hcr_el2()));
+    let (host, hyp) = (host.vgic_v3(), hyp.vgic_v3());
+    host.set_hcr(hyp.hcr());
+    host.set_vmcr(hyp.vmcr());
+    for n in 0..(hyp.used_lrs() as usize).min(VgicV3::LRS) {
+        host.set_lr(n, hyp.lr(n));
+    }
+}
+
+/// The exits of a guest that is run for a trusted host.
+struct NoExits;
+
+impl GuestExits for NoExits {
+    fn protected_hvc(&mut self, _: &Guest) -> Resume {
+        Resume::Host
+    }
+    fn protected_sysreg(&mut self, _: &Guest) -> Resume {
+        Resume::Host
+    }
+    fn protected_restricted(&mut self, _: &Guest) -> Resume {
+        Resume::Host
+    }
+}
+
+/// The exits of a protected VM that EL2 settles.
+struct Exits<'a> {
+    held: &'a mut Held<Root>,
+    vcpu: VcpuPtr,
+}
+
+impl GuestExits for Exits<'_> {
+    fn protected_hvc(&mut self, guest: &Guest) -> Resume {
+        let ctxt = guest.vcpu().ctxt();
+        let reply = match guest_hvc::decide([ctxt.reg(0), ctxt.reg(1), ctxt.reg(2), ctxt.reg(3)]) {
+            Decision::ToHost => return Resume::Host,
+            Decision::Reply(words) => words,
+            Decision::Unshare(ipa) => {
+                let done = with_guest(self.held, self.vcpu.get().vm, |host, guest| {
+                    mem::guest_unshare_host(&HW, host, guest, Gfn::of(ipa))
+                });
+                guest_hvc::reply(done)
+            }
+            Decision::Share(ipa) => match self.share(ipa) {
+                ShareReply::Reply(words) => words,
+                ShareReply::Fault(fault) => {
+                    guest.vcpu().set_fault_esr(fault.esr_el2);
+                    guest.vcpu().set_fault_far(fault.far_el2);
+                    guest.vcpu().set_fault_hpfar(fault.hpfar_el2);
+                    // The HVC is made again once the page is there.
+                    write_el2::<ELR_EL2>(read_el2::<ELR_EL2>().wrapping_sub(4));
+                    return Resume::Host;
+                }
+            },
+        };
+        for (n, word) in reply.into_iter().enumerate() {
+            ctxt.set_reg(n, word);
+        }
+        Resume::Guest
+    }
+
+    fn protected_sysreg(&mut self, guest: &Guest) -> Resume {
+        let esr = read_el2::<ESR_EL2>();
+        let trap = Trap::decode(esr);
+        let ids = VmIds(guest.vm());
+        let idst = ids.has(Feature::IDST);
+        match sysreg::decide(trap, idst, |index| guest.vm().id_reg(index)) {
+            sysreg::Decision::ToHost => return Resume::Host,
+            sysreg::Decision::Done(value) => {
+                if let Some(value) = value {
+                    guest.vcpu().ctxt().set_reg(usize::from(trap.rt), value);
+                }
+                inject::skip_running(guest.vcpu());
+            }
+            sysreg::Decision::Undef => undefined(guest),
+            sysreg::Decision::Reflect => inject(guest, esr),
+        }
+        Resume::Guest
+    }
+
+    fn protected_restricted(&mut self, guest: &Guest) -> Resume {
+        undefined(guest);
+        Resume::Guest
+    }
+}
+
+impl Exits<'_> {
+    fn share(&mut self, ipa: Ipa) -> ShareReply {
+        let done = with_guest(self.held, self.vcpu.get().vm, |host, guest| {
+            mem::guest_share_host(&HW, host, guest, Gfn::of(ipa))
+        });
+        guest_hvc::share_reply(ipa, done)
+    }
+}
+
+fn undefined(guest: &Guest) {
+    inject(guest, inject::ESR_UNDEFINED);
+}
+
+/// Sends the guest to its own exception vector.
+fn inject(guest: &Guest, esr: u64) {
+    let mte: Mte = guest.mte();
+    let (pc, pstate) = inject::inject_running(esr, mte);
+    let ctxt = guest.vcpu().ctxt();
+    ctxt.set_pc(pc);
+    ctxt.set_pstate(pstate.raw());
+}
+
+/// What became of the search for the address of a host's abort.
+pub enum FaultAddress {
+    /// The page's address.
+    Known(Ipa),
+    /// An external abort, or another fault without an address.
+    Unknown,
+    /// The tables changed meanwhile: the access should be tried again.
+    Raced,
+}
+
+/// The address of the host's abort with syndrome `esr`, and the virtual one.
+pub fn host_fault(esr: u64) -> (FaultAddress, u64) {
+    match fault::fault_info(fault::Esr(esr)) {
+        None => (FaultAddress::Raced, read_el2::<FAR_EL2>()),
+        Some(info) => {
+            const FIPA: u64 = ((1 << 44) - 1) << 4;
+            let address = if info.hpfar == 0 {
+                FaultAddress::Unknown
+            } else {
+                FaultAddress::Known(Ipa::new((info.hpfar & FIPA) << 8))
+            };
+            (address, info.far)
+        }
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which exception vectors catch a guest: the plain ones, or copies that begin with the Spectre mitigation that this CPU
+//! needs. The vectors themselves are the kernel's assembler.
+#![expect(
+    unsafe_code,
+    reason = "symbols of the kernel's assembler, and a per-CPU word that it reads"
+)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use pkvm_types::{Error, Result};
+
+use crate::statics;
+
+unsafe extern "C" {
+    static __kvm_hyp_vector: u8;
+    static __bp_harden_hyp_vecs: u8;
+}
+
+/// Bytes of one set of vectors.
+const VECTORS: u64 = 0x800;
+
+/// Where the hardened vectors are mapped a second time; 0 where they are not.
+static INDIRECT: AtomicU64 = AtomicU64::new(0);
+
+/// EL2's address of the hardened vectors.
+pub fn hardened() -> u64 {
+    (&raw const __bp_harden_hyp_vecs) as u64
+}
+
+/// Notes where the hardened vectors are mapped a second time.
+pub fn set_indirect(va: u64) {
+    INDIRECT.store(va, Ordering::Relaxed);
+}
+
+/// Hypercall 3: chooses this CPU's vectors, by the kernel's `enum arm64_hyp_spectre_vector`.
+pub fn set(slot: u32) -> Result<()> {
+    let indirect = match INDIRECT.load(Ordering::Relaxed) {
+        0 => hardened(),
+        va => va,
+    };
+    let vector = match slot {
+        0 => (&raw const __kvm_hyp_vector) as u64,
+        1 => hardened(),
+        2 => indirect + VECTORS,
+        3 => indirect + 2 * VECTORS,
+        _ => return Err(Error::Invalid),
+    };
+    // SAFETY: this CPU's copy of an 8-byte per-CPU variable that only this CPU uses.
+    unsafe {
+        statics::kvm_hyp_vector
+            .this_cpu()
+            .cast::<u64>()
+            .write_volatile(vector)
+    };
+    Ok(())
+}
