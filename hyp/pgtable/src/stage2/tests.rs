@@ -191,6 +191,7 @@ impl Bench {
         let (start, len) = self.range(spot);
         let ipa = Ipa::new(start);
         let s2 = self.s2;
+        self.fake.checker.narrows = matches!(op, Op::Wrprotect | Op::Relax(_) | Op::Age(_));
         match *op {
             Op::Map {
                 perms,

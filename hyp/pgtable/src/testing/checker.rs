@@ -19,6 +19,12 @@ struct Stale {
 /// The bits that may change in a live leaf without break-before-make: permissions, access flag, software's.
 const IN_PLACE: u64 = 3 << 6 | 1 << 10 | 3 << 53 | 0xf << 55;
 
+/// Whether the leaf `new` allows less than `old`: a permission, or use without an access flag fault.
+const fn lost(old: u64, new: u64) -> bool {
+    let cleared = (3 << 6 | 1 << 10) & old & !new;
+    cleared != 0 || (old ^ new) & (3 << 53) != 0
+}
+
 pub struct Checker {
     pub shape: Shape,
     /// Tables that a walk can reach, with the first address and the level of their words.
@@ -27,6 +33,8 @@ pub struct Checker {
     unpublished: bool,
     /// The table is being taken apart: nobody walks it any more.
     pub retired: bool,
+    /// The operation may take permissions away and leave the invalidation to EL1.
+    pub narrows: bool,
     /// Invalidations of any kind, to compare costs.
     pub invalidations: usize,
 }
@@ -43,6 +51,7 @@ impl Checker {
             stale: Vec::new(),
             unpublished: false,
             retired: false,
+            narrows: false,
             invalidations: 0,
         }
     }
@@ -64,6 +73,9 @@ impl Checker {
                 self.shape.is_leaf(old, level) && (old ^ new) & !IN_PLACE == 0,
                 "{base:#x}: {old:#x} became {new:#x} without a break"
             );
+            if !self.narrows && lost(old, new) {
+                self.forget(base, level, old, load);
+            }
             return;
         }
         if was_valid {
@@ -223,6 +235,10 @@ mod tests {
             c.write(0x2000, 0, 0x3003, 0, &none);
             c.tlbi_leaf(0, 3);
             c.free(0x3000);
+        }));
+        assert!(fails(|c| {
+            c.write(0x3000, 5, 0x9000 | PAGE, 0x9000 | PAGE & !(1 << 7), &none);
+            c.quiet();
         }));
         assert!(fails(|c| {
             c.write(0x3000, 6, 0, 0xb000 | PAGE, &none);

@@ -107,6 +107,7 @@ impl Shape {
                 table = self.address(word);
             } else if self.is_leaf(word, level) {
                 let size = 1 << span;
+                assert_eq!(self.address(word) % size, 0, "RES0 address bits in a block");
                 return Some(Hit {
                     pa: self.address(word) + ia % size,
                     level,
