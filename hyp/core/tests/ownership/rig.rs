@@ -532,7 +532,7 @@ fn expect(guest: &Guest, kind: GuestKind) -> Result<()> {
     }
 }
 
-fn stage2(plan: &Plan, features: Stage2Features) -> Stage2Config {
+pub fn stage2(plan: &Plan, features: Stage2Features) -> Stage2Config {
     let (tg0, base) = match Granule::KERNEL {
         Granule::K4 => (0u64, 2u64),
         Granule::K16 => (2, 3),
