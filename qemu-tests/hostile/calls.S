@@ -47,8 +47,10 @@ SYM_FUNC_END(\name)
 call_fn hostile_hvc, hvc
 call_fn hostile_smc, smc
 
-/* x0: array of 4 registers, in and out; x1: code that ends in ret. The handler of an undefined instruction resumes at
- * hostile_exec_out, so the frame is found through x29, which the code may not change. */
+/*
+ * x0: array of 4 registers, in and out; x1: code that ends in ret. The handler of an undefined instruction resumes at
+ * hostile_exec_out, so the frame is found through x29, which the code may not change.
+ */
 SYM_FUNC_START(hostile_exec)
 	stp	x29, x30, [sp, #-32]!
 	mov	x29, sp
@@ -66,3 +68,9 @@ SYM_INNER_LABEL(hostile_exec_out, SYM_L_GLOBAL)
 	ldp	x29, x30, [sp], #32
 	ret
 SYM_FUNC_END(hostile_exec)
+
+/* Room for the instructions that EXEC runs: a page of the module's text, since the kernel makes nothing else executable. */
+	.balign	4096
+SYM_DATA_START(hostile_exec_room)
+	.fill	1024, 4, 0xd65f03c0	/* ret */
+SYM_DATA_END(hostile_exec_room)

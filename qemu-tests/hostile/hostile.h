@@ -40,9 +40,10 @@ struct hostile_cmd {
 /* calls.S; imm is one of those that it knows, else 0. */
 void hostile_hvc(u64 *regs, u64 imm);
 void hostile_smc(u64 *regs, u64 imm);
-/* Calls code with x0..x3 from regs, and stores them back. The two labels bound what may be undefined. */
+/* Calls code with x0..x3 from regs, and stores them back; the label is where an undefined instruction goes on. */
 void hostile_exec(u64 *regs, void *code);
 extern char hostile_exec_out[];
+extern u32 hostile_exec_room[1024];
 
 /* probe.c */
 int hostile_facts(char *buf, size_t size);

@@ -18,17 +18,17 @@ static DEFINE_MUTEX(exec_lock);
 static char *facts_text;
 static int facts_len;
 
-/* The page that EXEC runs, and whether an instruction in it was undefined. */
-static u32 *exec_page;
+/* Whether an instruction of EXEC was undefined. */
 static bool exec_undefined;
 
 static int on_die(struct notifier_block *nb, unsigned long action, void *data)
 {
 	struct die_args *args = data;
 
-	if (action != DIE_OOPS || !args->regs || !exec_page)
+	if (action != DIE_OOPS || !args->regs)
 		return NOTIFY_DONE;
-	if (args->regs->pc < (u64)exec_page || args->regs->pc >= (u64)exec_page + PAGE_SIZE)
+	if (args->regs->pc < (u64)hostile_exec_room ||
+	    args->regs->pc >= (u64)hostile_exec_room + sizeof(hostile_exec_room))
 		return NOTIFY_DONE;
 	/* die() returns when a notifier says stop, and the exception then resumes where the registers say. */
 	exec_undefined = true;
@@ -114,7 +114,7 @@ static s64 map_phys(u64 phys, bool device, pgprot_t prot, void **base, void **at
 	struct page *page;
 
 	if (device) {
-		*base = (void __force *)ioremap_prot(phys & PAGE_MASK, PAGE_SIZE, prot);
+		*base = (void __force *)__ioremap_prot(phys & PAGE_MASK, PAGE_SIZE, prot);
 	} else {
 		if (!pfn_valid(PHYS_PFN(phys)))
 			return -ENXIO;
@@ -135,8 +135,11 @@ static s64 touch(struct hostile_cmd *cmd)
 	void *base, *at;
 	s64 ret;
 
+	/* Memory cannot be mapped executable by a module, but a device can. */
+	if (how == 'x' && !device)
+		return -EINVAL;
 	if (how == 'x')
-		prot = device ? __pgprot(PROT_DEVICE_nGnRE & ~PTE_PXN) : PAGE_KERNEL_EXEC;
+		prot = __pgprot(PROT_DEVICE_nGnRE & ~PTE_PXN);
 	ret = map_phys(phys, device, prot, &base, &at);
 	if (ret)
 		return ret;
@@ -167,31 +170,30 @@ static s64 touch(struct hostile_cmd *cmd)
 static s64 exec(struct hostile_cmd *cmd)
 {
 	u64 words = cmd->arg[0];
-	struct page *page;
+	struct page *pages[2];
+	u32 *room;
 	s64 ret = 0;
 
-	if (!words || words > HOSTILE_DATA / 4 - 1)
+	if (!words || words >= ARRAY_SIZE(hostile_exec_room))
 		return -EINVAL;
-	page = alloc_page(GFP_KERNEL);
-	if (!page)
+	/* The text is read-only where it runs, so it is written through another mapping; pages may be above 4 KiB. */
+	pages[0] = vmalloc_to_page(hostile_exec_room);
+	pages[1] = vmalloc_to_page((char *)hostile_exec_room + sizeof(hostile_exec_room) - 4);
+	room = vmap(pages, pages[0] == pages[1] ? 1 : 2, VM_MAP, PAGE_KERNEL);
+	if (!room)
 		return -ENOMEM;
 	mutex_lock(&exec_lock);
-	memcpy(page_address(page), cmd->data, words * 4);
-	((u32 *)page_address(page))[words] = 0xd65f03c0; /* ret */
-	exec_page = vmap(&page, 1, VM_MAP, PAGE_KERNEL_EXEC);
-	if (exec_page) {
-		caches_clean_inval_pou((u64)exec_page, (u64)exec_page + PAGE_SIZE);
-		exec_undefined = false;
-		hostile_exec(cmd->regs, exec_page);
-		if (exec_undefined)
-			ret = -EILSEQ;
-		vunmap(exec_page);
-		exec_page = NULL;
-	} else {
-		ret = -ENOMEM;
-	}
+	room = (void *)room + offset_in_page(hostile_exec_room);
+	memcpy(room, cmd->data, words * 4);
+	room[words] = 0xd65f03c0; /* ret */
+	caches_clean_inval_pou((u64)room, (u64)(room + words + 1));
+	caches_clean_inval_pou((u64)hostile_exec_room, (u64)(hostile_exec_room + words + 1));
+	exec_undefined = false;
+	hostile_exec(cmd->regs, hostile_exec_room);
+	if (exec_undefined)
+		ret = -EILSEQ;
 	mutex_unlock(&exec_lock);
-	__free_page(page);
+	vunmap((void *)((u64)room & PAGE_MASK));
 	return ret;
 }
 

@@ -8,6 +8,7 @@
 //! * `run=A,B,...`: tests of `/tests` to run, in this order; without it all of them;
 //! * `module=FILE`: a module to load first; may be given more than once;
 //! * `hyp=c`: the C object is under test, whose recorded deviations are not failures;
+//! * `shell`: no tests, but a shell of `/bin/busybox` on the console;
 //! * `poweroff=no`: stay up after the tests.
 #![forbid(unsafe_code)]
 
@@ -52,6 +53,10 @@ fn init(words: &[String]) -> ExitCode {
     }
     if let Err(error) = system::mount_all() {
         eprintln!("init: {error}");
+    }
+    if words.iter().any(|word| word == "shell") {
+        system::shell();
+        return system::power_off();
     }
     let mut out = ktap::Ktap::open();
     let mut broken = Vec::new();

@@ -40,6 +40,19 @@ pub fn load_module(path: &str) -> Result<(), String> {
     rustix::system::init_module(&image, c"").map_err(|e| e.to_string())
 }
 
+/// A shell on the console, with job control, until it ends.
+pub fn shell() {
+    const SCRIPT: &str = "/bin/busybox --install -s /bin; export PATH=/bin HOME=/ PS1='host# '; \
+        echo; echo 'pvm-run, pvm-scenario and pvm-probe are here, a guest kernel and its initrd in /guest.'; \
+        exec setsid cttyhack sh";
+    let status = std::process::Command::new("/bin/busybox")
+        .args(["sh", "-c", SCRIPT])
+        .status();
+    if let Err(error) = status {
+        eprintln!("init: /bin/busybox: {error}");
+    }
+}
+
 /// Powers the machine off, which ends the emulator.
 pub fn power_off() -> ExitCode {
     rustix::fs::sync();

@@ -21,8 +21,13 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
   --timeout S        ends a boot after S seconds, whatever its tests ask for
   --log-dir DIR      where consoles and results are kept (default target/qemu-logs)
   --stream           show the consoles while they run
+  --shell            no tests: a shell in the host, on this terminal
+  --gdb              the machine waits for a debugger on port 1234, without a time limit
+  --build-only       build the programs that the suites need and stop
   --no-build         use the test programs as they were last built
   --bin-dir DIR      take the test programs from DIR and build nothing
+
+The environment's PKVM_BUSYBOX names a static arm64 busybox, which Linux guests and --shell need.
 ";
 
 /// Which object is behind the kernel's hypercalls.
@@ -69,6 +74,12 @@ pub struct Args {
     pub log_dir: PathBuf,
     /// `--stream`.
     pub stream: bool,
+    /// `--shell`.
+    pub shell: bool,
+    /// `--gdb`.
+    pub gdb: bool,
+    /// `--build-only`.
+    pub build_only: bool,
     /// `--no-build`.
     pub no_build: bool,
     /// `--bin-dir`.
@@ -97,6 +108,9 @@ impl Default for Args {
             timeout: None,
             log_dir: PathBuf::from("target/qemu-logs"),
             stream: false,
+            shell: false,
+            gdb: false,
+            build_only: false,
             no_build: false,
             bin_dir: None,
             list: false,
@@ -132,6 +146,9 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--log-dir" => args.log_dir = value()?.into(),
             "--bin-dir" => args.bin_dir = Some(value()?.into()),
             "--stream" => args.stream = true,
+            "--shell" => args.shell = true,
+            "--gdb" => args.gdb = true,
+            "--build-only" => args.build_only = true,
             "--no-build" => args.no_build = true,
             "--list" => args.list = true,
             "--judgements" => args.judgements = Some(value()?.into()),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The programs and the module that go into an initramfs: builds them, finds them.
 
+use crate::cpio::Archive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,6 +48,31 @@ impl Artifacts {
     pub fn program(&self, name: &str) -> Result<Vec<u8>, String> {
         let path = self.bin.join(name);
         std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// A static arm64 busybox: the environment says where.
+    pub fn busybox() -> Result<Vec<u8>, String> {
+        let path = std::env::var_os("PKVM_BUSYBOX").ok_or(
+            "PKVM_BUSYBOX does not name a static arm64 busybox (scripts/run and scripts/test fetch one)",
+        )?;
+        std::fs::read(&path).map_err(|e| format!("{}: {e}", Path::new(&path).display()))
+    }
+
+    /// The initramfs of Linux guests.
+    pub fn guest_initramfs() -> Result<Vec<u8>, String> {
+        let init = tests_dir().join("vmm/guest/init");
+        let mut archive = Archive::default();
+        for dir in ["/dev", "/proc", "/sys", "/tmp", "/bin"] {
+            archive.dir(dir);
+        }
+        archive.char_device("/dev/console", 5, 1);
+        archive.file("/bin/busybox", 0o755, &Self::busybox()?);
+        archive.file(
+            "/init",
+            0o755,
+            &std::fs::read(&init).map_err(|e| format!("{}: {e}", init.display()))?,
+        );
+        Ok(archive.finish())
     }
 
     /// The test module, built for the kernel of `kbuild`.

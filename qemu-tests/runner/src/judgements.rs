@@ -15,6 +15,8 @@ pub struct Case {
     pub demand: &'static str,
     /// CPU models that can show it; empty if all can.
     pub cpus: &'static [&'static str],
+    /// Seconds and MiB that it needs, if more than the others.
+    pub big: Option<(u32, u32)>,
     /// Words that must be in what was seen on the C object, on these models: recorded from a run.
     pub c_saw: &'static str,
 }
@@ -27,6 +29,7 @@ pub const CASES: &[Case] = &[
         what: "calls ``__vgic_v5_save_apr`` (27) with the address of any page that EL2 knows",
         demand: "no effect: x0=0, page and x1 unchanged",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -35,6 +38,7 @@ pub const CASES: &[Case] = &[
         what: "the same with ``__vgic_v5_restore_vmcr_apr`` (28)",
         demand: "no effect: x0=0, page and x1 unchanged",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -43,6 +47,7 @@ pub const CASES: &[Case] = &[
         what: "calls ``__kvm_tlb_flush_vmid_ipa`` (11) with the address of a private page",
         demand: "NOT_SUPPORTED",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -51,6 +56,7 @@ pub const CASES: &[Case] = &[
         what: "the same with ``__kvm_tlb_flush_vmid_ipa_nsh`` (12)",
         demand: "NOT_SUPPORTED",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -59,6 +65,7 @@ pub const CASES: &[Case] = &[
         what: "the same with ``__kvm_tlb_flush_vmid`` (13)",
         demand: "NOT_SUPPORTED",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -67,6 +74,7 @@ pub const CASES: &[Case] = &[
         what: "the same with ``__kvm_tlb_flush_vmid_range`` (14)",
         demand: "NOT_SUPPORTED",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -75,6 +83,7 @@ pub const CASES: &[Case] = &[
         what: "the same with ``__kvm_flush_cpu_context`` (15)",
         demand: "NOT_SUPPORTED",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -83,6 +92,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_force_reclaim_guest_page`` (43) on a page of EL2's text",
         demand: "EPERM",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -91,6 +101,7 @@ pub const CASES: &[Case] = &[
         what: "ends a pVM that still has a page, then reclaims the page by force",
         demand: "the end is refused (EBUSY) or returns the page zeroed; else EPERM, never EAGAIN",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -99,6 +110,7 @@ pub const CASES: &[Case] = &[
         what: "the same, after another pVM took the handle and has a page at the same address",
         demand: "the end is refused (EBUSY) or returns the page zeroed; else EPERM",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -107,6 +119,7 @@ pub const CASES: &[Case] = &[
         what: "shares a page executable for EL1 alone, on a CPU without FEAT_XNX",
         demand: "EINVAL",
         cpus: &["cortex-a57", "cortex-a72", "cortex-a53"],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -115,6 +128,7 @@ pub const CASES: &[Case] = &[
         what: "shares a page executable for EL0 alone, on a CPU without FEAT_XNX",
         demand: "EINVAL",
         cpus: &["cortex-a57", "cortex-a72", "cortex-a53"],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -123,6 +137,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_host_test_clear_young_guest`` (36) one page beyond the guest's address space",
         demand: "ERANGE",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -131,6 +146,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_init_vm`` (40) with a concatenated first table that is not aligned to its size",
         demand: "EINVAL, nothing donated",
         cpus: &["max", "cortex-a53"],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -139,6 +155,7 @@ pub const CASES: &[Case] = &[
         what: "runs a vCPU with ``debug_owner`` = 3",
         demand: "the value means that nobody owns them; the guest runs",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -147,6 +164,7 @@ pub const CASES: &[Case] = &[
         what: "pins one page 65538 times, by vCPUs that share a host structure",
         demand: "an error at the latest when the count is full",
         cpus: &[],
+        big: Some((300, 2560)),
         c_saw: "",
     },
     Case {
@@ -155,6 +173,7 @@ pub const CASES: &[Case] = &[
         what: "writes a page of EL2's text, which it may read",
         demand: "an abort",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -163,6 +182,7 @@ pub const CASES: &[Case] = &[
         what: "executes from the console's registers",
         demand: "an abort",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -171,6 +191,7 @@ pub const CASES: &[Case] = &[
         what: "reads SMCR_EL1, which EL2 traps when the kernel knows no SME",
         demand: "undefined instruction",
         cpus: &["max"],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -179,6 +200,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_init_vm`` with ``vgic_model`` of a GICv5 on a GICv3 machine, then runs the VM",
         demand: "EINVAL",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -187,6 +209,7 @@ pub const CASES: &[Case] = &[
         what: "``is_protected`` = 2, 0x80, 0xfe, 0xff",
         demand: "all are a pVM",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -195,6 +218,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_host_donate_guest`` (31) with a memcache of 1000 pages",
         demand: "at most 4 times what a mapping needs is taken",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -203,6 +227,7 @@ pub const CASES: &[Case] = &[
         what: "looks at all that the end of a pVM returns",
         demand: "zero but for the links",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -211,6 +236,7 @@ pub const CASES: &[Case] = &[
         what: "ends a normal VM with a page still shared, then uses the page",
         demand: "EBUSY, or the page is free again",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -219,6 +245,7 @@ pub const CASES: &[Case] = &[
         what: "page and frame numbers with bit 52 set, in every call that takes one",
         demand: "EINVAL for a host's page, ERANGE for a guest's",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
     Case {
@@ -227,6 +254,7 @@ pub const CASES: &[Case] = &[
         what: "``__pkvm_init_vm`` with a first table on pages that are pinned, or EL2's already",
         demand: "an errno; a proper one works afterwards",
         cpus: &[],
+        big: None,
         c_saw: "",
     },
 ];
@@ -243,12 +271,14 @@ pub fn find(suite: &str, test: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.name == test)
 }
 
-/// What a test reported: its last `seen: ` line.
+/// What a test reported: its last `seen: ` line, or else the last thing that it or init said.
 pub fn seen(diagnostics: &[String]) -> Option<String> {
-    diagnostics
+    let report = diagnostics
         .iter()
         .rev()
-        .find_map(|line| line.strip_prefix("seen: "))
+        .find_map(|line| line.strip_prefix("seen: "));
+    report
+        .or(diagnostics.last().map(String::as_str))
         .map(str::to_owned)
 }
 
@@ -384,7 +414,8 @@ mod tests {
     fn the_last_report_counts() {
         let lines = ["a", "seen: x1=0", "seen: x1=-22", "b"].map(String::from);
         assert_eq!(seen(&lines).as_deref(), Some("x1=-22"));
-        assert_eq!(seen(&lines[..1]), None);
+        assert_eq!(seen(&lines[..1]).as_deref(), Some("a"));
+        assert_eq!(seen(&[]), None);
     }
 
     #[test]
@@ -401,6 +432,7 @@ mod tests {
             what: "",
             demand: "",
             cpus: &[],
+            big: None,
             c_saw: "",
         };
         let mut text = String::new();

@@ -14,6 +14,7 @@ mod judgements;
 mod ktap;
 mod qemu;
 mod suites;
+mod symbols;
 
 use args::{Args, Hyp};
 use artifacts::Artifacts;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use suites::{Suite, Test};
+use symbols::Symbols;
 
 fn main() -> ExitCode {
     let words = std::env::args().skip(1);
@@ -74,11 +76,22 @@ fn run(args: &Args) -> Result<bool, String> {
         return Err(format!("{}: no such kernel image", kernel.display()));
     }
     std::fs::create_dir_all(&args.log_dir).map_err(|e| format!("{}: {e}", args.log_dir.display()))?;
-    let chosen = choose(args)?;
+    let chosen = if args.shell {
+        vec![suites::shell()]
+    } else {
+        choose(args)?
+    };
     let artifacts = match &args.bin_dir {
         Some(dir) => Artifacts::at(dir.clone()),
         None => Artifacts::own(!args.no_build, chosen.iter().any(|s| s.needs.vmm))?,
     };
+    let symbols = Symbols::read(args.kbuild.as_deref());
+    if args.build_only {
+        if chosen.iter().any(|s| s.needs.hostile) {
+            artifacts.module(args.kbuild.as_deref().ok_or("--kbuild is missing")?)?;
+        }
+        return Ok(true);
+    }
     let mut tally = Tally::default();
     for suite in &chosen {
         for cpu in &args.cpus {
@@ -94,6 +107,7 @@ fn run(args: &Args) -> Result<bool, String> {
                     suite,
                     cpu,
                     artifacts: &artifacts,
+                    symbols: &symbols,
                 };
                 session.boot(&tests, &mut tally)?;
             }
@@ -143,6 +157,7 @@ struct Session<'a> {
     suite: &'a Suite,
     cpu: &'a str,
     artifacts: &'a Artifacts,
+    symbols: &'a Symbols,
 }
 
 impl Session<'_> {
@@ -164,9 +179,15 @@ impl Session<'_> {
         let initrd = file("cpio");
         std::fs::write(&initrd, self.initramfs(&tests)?).map_err(|e| format!("{}: {e}", initrd.display()))?;
         let smp = self.args.smp.unwrap_or(2).max(self.suite.needs.smp);
+        let mem = tests
+            .iter()
+            .filter_map(|t| judgements::find(self.suite.name, t.name)?.big)
+            .fold(self.args.mem.max(self.suite.needs.mem), |mem, (_, more)| {
+                mem.max(more)
+            });
         let dtb = if self.suite.needs.no_map {
             let path = file("dtb");
-            let tree = qemu::default_dtb(self.cpu, smp, self.args.mem, &path)?;
+            let tree = qemu::default_dtb(self.cpu, smp, mem, &path)?;
             std::fs::write(&path, fdt::add_no_map(&tree, NO_MAP.0, NO_MAP.1)?)
                 .map_err(|e| format!("{}: {e}", path.display()))?;
             Some(path)
@@ -178,13 +199,20 @@ impl Session<'_> {
             initrd: &initrd,
             cpu: self.cpu,
             smp,
-            mem: self.args.mem,
+            mem,
             cmdline: self.cmdline(&tests),
             dtb: dtb.clone(),
+            gdb: self.args.gdb,
         };
-        let limit = self.args.timeout.unwrap_or_else(|| {
-            Duration::from_secs(60 + tests.iter().map(|t| u64::from(t.limit)).sum::<u64>())
-        });
+        if self.args.shell {
+            return qemu::interact(&machine);
+        }
+        let sum: u64 = tests.iter().map(|t| u64::from(t.limit)).sum();
+        let limit = match self.args.timeout {
+            _ if self.args.gdb => Duration::MAX,
+            Some(limit) => limit,
+            None => Duration::from_secs(60 + sum),
+        };
         let log = file("log");
         let report = qemu::boot(&machine, limit, &log, self.args.stream, |timed| {
             self.judge(&timed.outcome, timed.took, &log, tally);
@@ -238,6 +266,22 @@ impl Session<'_> {
             let kbuild = self.args.kbuild.as_deref().ok_or("--kbuild is missing")?;
             archive.file("/lib/hostile.ko", 0o644, &self.artifacts.module(kbuild)?);
         }
+        if self.suite.needs.vmm {
+            for program in ["pvm-scenario", "pvm-run", "pvm-probe"] {
+                archive.file(
+                    &format!("/bin/{program}"),
+                    0o755,
+                    &self.artifacts.program(program)?,
+                );
+            }
+            archive.dir("/guest");
+            let image = std::fs::read(self.kernel).map_err(|e| format!("{}: {e}", self.kernel.display()))?;
+            archive.file("/guest/Image", 0o644, &image);
+            archive.file("/guest/initrd", 0o644, &Artifacts::guest_initramfs()?);
+        }
+        if self.args.shell {
+            archive.file("/bin/busybox", 0o755, &Artifacts::busybox()?);
+        }
         Ok(archive.finish())
     }
 
@@ -246,6 +290,9 @@ impl Session<'_> {
             "console=ttyAMA0 kvm-arm.mode=protected panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on",
         );
         line.push_str(" -- ");
+        if self.args.shell {
+            line.push_str("shell ");
+        }
         if self.suite.needs.hostile {
             line.push_str("module=/lib/hostile.ko ");
         }
@@ -331,7 +378,7 @@ impl Session<'_> {
 
     /// Accounts for the tests that have no result.
     fn close(&self, tests: &[Test], report: &qemu::Report, log: &Path, tally: &mut Tally) {
-        let mut death = report.death.clone();
+        let mut death = report.death.as_deref().map(|line| self.symbols.name(line));
         for test in tests {
             if report.results.iter().any(|r| r.outcome.name == test.name) {
                 continue;

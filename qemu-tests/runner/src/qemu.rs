@@ -28,6 +28,8 @@ pub struct Machine<'a> {
     pub cmdline: String,
     /// A device tree to use in place of QEMU's own.
     pub dtb: Option<PathBuf>,
+    /// QEMU waits for a debugger on port 1234.
+    pub gdb: bool,
 }
 
 /// A test's result, and how long it took by the clock on the wall.
@@ -60,34 +62,40 @@ pub fn cpu_option(model: &str) -> String {
 
 fn command(machine: &Machine<'_>) -> Command {
     let mut qemu = Command::new(QEMU);
-    qemu.args([
-        "-machine",
-        "virt,virtualization=on,gic-version=3",
-        "-accel",
-        "tcg,thread=multi",
-    ])
-    .args(["-cpu", &cpu_option(machine.cpu)])
-    .args(["-smp", &machine.smp.to_string(), "-m", &machine.mem.to_string()])
-    .args([
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-serial",
-        "stdio",
-        "-no-reboot",
-        "-nic",
-        "none",
-    ])
-    .arg("-kernel")
-    .arg(machine.kernel)
-    .arg("-initrd")
-    .arg(machine.initrd)
-    .args(["-append", &machine.cmdline]);
+    qemu.args(["-machine", "virt,virtualization=on,gic-version=3"])
+        .args(["-accel", "tcg,thread=multi"])
+        .args(["-cpu", &cpu_option(machine.cpu)])
+        .args(["-smp", &machine.smp.to_string()])
+        .args(["-m", &machine.mem.to_string()])
+        .args(["-display", "none", "-no-reboot", "-nic", "none"])
+        .arg("-kernel")
+        .arg(machine.kernel)
+        .arg("-initrd")
+        .arg(machine.initrd)
+        .args(["-append", &machine.cmdline]);
     if let Some(dtb) = &machine.dtb {
         qemu.arg("-dtb").arg(dtb);
     }
+    if machine.gdb {
+        qemu.args(["-gdb", "tcp::1234", "-S"]);
+    }
     qemu
+}
+
+/// Boots the machine with its console on this terminal, until it powers off.
+///
+/// # Errors
+/// One line: QEMU could not be started, or failed.
+pub fn interact(machine: &Machine<'_>) -> Result<(), String> {
+    let status = command(machine)
+        .args(["-serial", "mon:stdio"])
+        .status()
+        .map_err(|e| format!("{QEMU}: {e}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{QEMU}: {status}"))
+    }
 }
 
 /// The device tree that QEMU would give this machine.
@@ -144,7 +152,8 @@ pub fn boot(
     let mut qemu = command(machine);
     writeln!(file, "# {qemu:?}").map_err(|e| e.to_string())?;
     let mut child = Guard(
-        qemu.stdin(Stdio::null())
+        qemu.args(["-monitor", "none", "-serial", "stdio"])
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -226,10 +235,9 @@ fn pump(stream: impl std::io::Read, out: &mpsc::Sender<String>) {
 /// panic after it.
 fn fatal(text: &str) -> Option<String> {
     const MARKS: [&str; 4] = ["nVHE hyp BUG at", "nVHE hyp panic", "Kernel panic", "HYP panic"];
-    MARKS
-        .iter()
-        .any(|m| text.contains(m))
-        .then(|| text.trim().to_owned())
+    // What stands before it says which task called, and changes from run to run.
+    let at = MARKS.iter().filter_map(|m| text.find(m)).min()?;
+    Some(text[at..].trim().to_owned())
 }
 
 /// The line with which a kernel reports a fault that it survives.

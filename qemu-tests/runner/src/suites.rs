@@ -23,6 +23,8 @@ pub struct Needs {
     pub no_map: bool,
     /// The VMM and what its scenarios boot is in the initramfs.
     pub vmm: bool,
+    /// At least this much memory, in MiB.
+    pub mem: u32,
     /// At least this many CPUs.
     pub smp: u32,
 }
@@ -46,26 +48,72 @@ const fn test(name: &'static str, limit: u32, argv: &'static [&'static str]) -> 
     Test { name, limit, argv }
 }
 
+/// A test of the VMM's scenario program.
+macro_rules! scenario {
+    ($name:literal, $limit:literal) => {
+        test($name, $limit, &["/bin/pvm-scenario", $name])
+    };
+}
+
 /// All suites, in the order in which they run.
 pub fn all() -> Vec<Suite> {
+    let protected = || {
+        test(
+            "protected-mode",
+            30,
+            &["/init", "--test", "protected-mode", "@MODE@"],
+        )
+    };
     let hostile = Needs {
         hostile: true,
         no_map: true,
+        ..Needs::default()
+    };
+    let vmm = Needs {
+        vmm: true,
+        mem: 2048,
         ..Needs::default()
     };
     vec![
         Suite {
             name: "boot",
             about: "the host comes up protected, with all its CPUs",
-            tests: vec![
-                test(
-                    "protected-mode",
-                    20,
-                    &["/init", "--test", "protected-mode", "@MODE@"],
-                ),
-                test("smp", 20, &["/init", "--test", "smp"]),
-            ],
+            tests: vec![protected(), test("smp", 30, &["/init", "--test", "smp"])],
             needs: Needs::default(),
+            alone: false,
+        },
+        Suite {
+            name: "tour",
+            about: "the main job: a protected Linux guest, its memory kept from the host, a normal one beside it",
+            tests: vec![
+                protected(),
+                scenario!("linux", 200),
+                scenario!("memory", 100),
+                scenario!("beside", 300),
+            ],
+            needs: vmm,
+            alone: false,
+        },
+        Suite {
+            name: "vm",
+            about: "virtual machines: calls, forks, crashes, many at once and one after another",
+            tests: vec![
+                scenario!("calls", 100),
+                scenario!("normal", 100),
+                scenario!("fork", 100),
+                scenario!("errors", 100),
+                scenario!("kill", 200),
+                scenario!("lifecycles", 500),
+                scenario!("crowd", 500),
+            ],
+            needs: vmm,
+            alone: false,
+        },
+        Suite {
+            name: "hotplug",
+            about: "a CPU of the host goes off and on a hundred times while a protected guest runs",
+            tests: vec![scenario!("hotplug", 600)],
+            needs: vmm,
             alone: false,
         },
         Suite {
@@ -75,7 +123,7 @@ pub fn all() -> Vec<Suite> {
                 .iter()
                 .map(|case| Test {
                     name: case.name,
-                    limit: 40,
+                    limit: case.big.map_or(40, |(limit, _)| limit),
                     argv: case.argv,
                 })
                 .collect(),
@@ -83,6 +131,21 @@ pub fn all() -> Vec<Suite> {
             alone: true,
         },
     ]
+}
+
+/// What `--shell` boots: everything is there and nothing runs by itself.
+pub fn shell() -> Suite {
+    Suite {
+        name: "shell",
+        about: "a shell in the host",
+        tests: vec![test("shell", 0, &["/bin/busybox", "sh"])],
+        needs: Needs {
+            vmm: true,
+            mem: 2048,
+            ..Needs::default()
+        },
+        alone: false,
+    }
 }
 
 /// KVM's word for the mode that a CPU model boots into: hVHE where the CPU can run EL2 with E2H set.

@@ -40,7 +40,13 @@ struct Command {
 
 impl Command {
     fn new(op: Op) -> Self {
-        Self { op, cpu: -1, arg: [0; 6], regs: [0; 18], data: Vec::new() }
+        Self {
+            op,
+            cpu: -1,
+            arg: [0; 6],
+            regs: [0; 18],
+            data: Vec::new(),
+        }
     }
 
     fn args(mut self, args: &[u64]) -> Self {
@@ -71,7 +77,11 @@ impl Reply {
 
     /// The result of a call that was offered and returned zero.
     pub fn ok(&self, what: &str) -> std::result::Result<(), String> {
-        if (self.x0(), self.x1()) == (0, 0) { Ok(()) } else { Err(format!("{what}: {self}")) }
+        if (self.x0(), self.x1()) == (0, 0) {
+            Ok(())
+        } else {
+            Err(format!("{what}: {self}"))
+        }
     }
 }
 
@@ -115,7 +125,10 @@ impl Hostile {
     /// The module is not loaded, or is another version.
     pub fn open() -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/hostile")?;
-        let mut this = Self { file: RefCell::new(file), facts: HashMap::new() };
+        let mut this = Self {
+            file: RefCell::new(file),
+            facts: HashMap::new(),
+        };
         let mut text = Vec::new();
         loop {
             let done = this.run(Command::new(Op::Facts).args(&[text.len() as u64]))?;
@@ -139,7 +152,10 @@ impl Hostile {
     /// # Panics
     /// There is none of this name: the tests and the module are of different versions.
     pub fn fact(&self, name: &str) -> u64 {
-        *self.facts.get(name).unwrap_or_else(|| panic!("the module knows no fact {name}"))
+        *self
+            .facts
+            .get(name)
+            .unwrap_or_else(|| panic!("the module knows no fact {name}"))
     }
 
     /// The hypercalls, by number, without `__kvm_hyp_init`.
@@ -186,7 +202,10 @@ impl Hostile {
         command.cpu = cpu;
         let done = self.run(command)?;
         let clobbered = (2..18).find(|n| done.regs[*n] != regs[*n]);
-        Ok(Reply { regs: done.regs, clobbered })
+        Ok(Reply {
+            regs: done.regs,
+            clobbered,
+        })
     }
 
     /// Issues one hypercall up to `times` times, as long as it returns zero, and says how many did.
@@ -195,7 +214,13 @@ impl Hostile {
         command.regs[0] = self.fact("call_base") + self.fact(&format!("call.{name}"));
         command.regs[1..=args.len()].copy_from_slice(args);
         let done = self.run(command)?;
-        Ok((done.arg[4], Reply { regs: done.regs, clobbered: None }))
+        Ok((
+            done.arg[4],
+            Reply {
+                regs: done.regs,
+                clobbered: None,
+            },
+        ))
     }
 
     /// Takes zeroed memory from the kernel: its address in the linear map, and its physical address. It is aligned as
@@ -224,7 +249,9 @@ impl Hostile {
     /// Reads a 64-bit word.
     pub fn peek64(&self, va: u64) -> Result<u64> {
         let bytes = self.peek(va, 8)?;
-        Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Error::other("short read"))?))
+        Ok(u64::from_le_bytes(
+            bytes.try_into().map_err(|_| Error::other("short read"))?,
+        ))
     }
 
     /// Writes kernel memory; a fault is an error.

@@ -27,7 +27,11 @@ impl Map {
         let log = kernel_log().map_err(|e| e.to_string())?;
         let hyp = log
             .iter()
-            .find_map(|l| l.split_once("MiB at 0x").filter(|_| l.contains("kvm [")).map(|(_, at)| at))
+            .find_map(|l| {
+                l.split_once("MiB at 0x")
+                    .filter(|_| l.contains("kvm ["))
+                    .map(|(_, at)| at)
+            })
             .and_then(|at| u64::from_str_radix(at.trim(), 16).ok())
             .ok_or("the log does not say where EL2's memory is")?;
         let symbols = std::fs::read_to_string("/proc/kallsyms").map_err(|e| e.to_string())?;
@@ -42,7 +46,10 @@ impl Map {
         let range = |line: &str| {
             let (span, _) = line.trim().split_once(" : ")?;
             let (start, end) = span.split_once('-')?;
-            Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+            Some((
+                u64::from_str_radix(start, 16).ok()?,
+                u64::from_str_radix(end, 16).ok()?,
+            ))
         };
         let mmio = iomem
             .lines()

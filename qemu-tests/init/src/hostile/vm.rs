@@ -111,9 +111,21 @@ impl<'a> FakeVm<'a> {
         put("kvm.handle", &(handle as u16).to_le_bytes())?;
         put("kvm.is_protected", &[u8::from(kind == Kind::Protected)])?;
         put("kvm.is_created", &[0])?;
-        let (memory, _) = h.alloc(h.fact("hyp_vm.size") + 8 * u64::from(vcpus)).map_err(text)?;
-        let (pgd, _) = h.alloc(template.pgd_pages() * h.fact("page_size")).map_err(text)?;
-        Ok(Self { h, handle, host, memory, pgd, template, vcpus: Vec::new() })
+        let (memory, _) = h
+            .alloc(h.fact("hyp_vm.size") + 8 * u64::from(vcpus))
+            .map_err(text)?;
+        let (pgd, _) = h
+            .alloc(template.pgd_pages() * h.fact("page_size"))
+            .map_err(text)?;
+        Ok(Self {
+            h,
+            handle,
+            host,
+            memory,
+            pgd,
+            template,
+            vcpus: Vec::new(),
+        })
     }
 
     /// A live VM with one vCPU, which is not loaded.
@@ -131,28 +143,37 @@ impl<'a> FakeVm<'a> {
 
     /// `__pkvm_init_vm`, whatever it says.
     pub fn try_init(&self) -> Result<super::Reply> {
-        self.h.call("__pkvm_init_vm", &[self.host, self.memory, self.pgd]).map_err(text)
+        self.h
+            .call("__pkvm_init_vm", &[self.host, self.memory, self.pgd])
+            .map_err(text)
     }
 
     /// `__pkvm_init_vcpu` with index `idx`.
     pub fn add_vcpu(&mut self, idx: u32) -> Result<super::Reply> {
         let h = self.h;
         let host = shared_copy(h, &self.template.vcpu)?;
-        h.poke(host + h.fact("vcpu.vcpu_idx"), &idx.to_le_bytes()).map_err(text)?;
-        h.poke(host + h.fact("vcpu.vcpu_id"), &idx.to_le_bytes()).map_err(text)?;
+        h.poke(host + h.fact("vcpu.vcpu_idx"), &idx.to_le_bytes())
+            .map_err(text)?;
+        h.poke(host + h.fact("vcpu.vcpu_id"), &idx.to_le_bytes())
+            .map_err(text)?;
         h.poke64(host + h.fact("vcpu.kvm"), self.host).map_err(text)?;
         let mc = host + h.fact("vcpu.memcache");
         h.poke64(mc + h.fact("mc.head"), 0).map_err(text)?;
         h.poke64(mc + h.fact("mc.nr_pages"), 0).map_err(text)?;
         let (memory, _) = h.alloc(h.fact("hyp_vcpu.size")).map_err(text)?;
-        let reply = h.call("__pkvm_init_vcpu", &[self.handle, host, memory]).map_err(text)?;
+        let reply = h
+            .call("__pkvm_init_vcpu", &[self.handle, host, memory])
+            .map_err(text)?;
         self.vcpus.push(FakeVcpu { host, memory });
         Ok(reply)
     }
 
     /// Loads vCPU `idx` on this CPU.
     pub fn load(&self, idx: usize) -> Result<()> {
-        self.h.call("__pkvm_vcpu_load", &[self.handle, idx as u64, 0]).map(drop).map_err(text)
+        self.h
+            .call("__pkvm_vcpu_load", &[self.handle, idx as u64, 0])
+            .map(drop)
+            .map_err(text)
     }
 
     /// Unloads whatever vCPU is loaded on this CPU.
@@ -162,7 +183,9 @@ impl<'a> FakeVm<'a> {
 
     /// Runs vCPU `idx`, which must be loaded.
     pub fn run(&self, idx: usize) -> Result<super::Reply> {
-        self.h.call("__kvm_vcpu_run", &[self.vcpus[idx].host]).map_err(text)
+        self.h
+            .call("__kvm_vcpu_run", &[self.vcpus[idx].host])
+            .map_err(text)
     }
 
     /// Puts `count` fresh pages on the memcache of vCPU `idx`, as the kernel does before a mapping call.
@@ -175,7 +198,9 @@ impl<'a> FakeVm<'a> {
             let nr = self.h.peek64(mc + self.h.fact("mc.nr_pages")).map_err(text)?;
             self.h.poke64(va, head).map_err(text)?;
             self.h.poke64(mc + self.h.fact("mc.head"), pa).map_err(text)?;
-            self.h.poke64(mc + self.h.fact("mc.nr_pages"), nr + 1).map_err(text)?;
+            self.h
+                .poke64(mc + self.h.fact("mc.nr_pages"), nr + 1)
+                .map_err(text)?;
             pages.push(va);
         }
         Ok(pages)
@@ -193,7 +218,10 @@ impl<'a> FakeVm<'a> {
         let (va, pa) = self.h.alloc(self.h.fact("page_size")).map_err(text)?;
         self.h.poke64(va, SECRET).map_err(text)?;
         let pfn = pa / self.h.fact("page_size");
-        self.h.call("__pkvm_host_donate_guest", &[pfn, gfn]).map_err(text)?.ok("donate_guest")?;
+        self.h
+            .call("__pkvm_host_donate_guest", &[pfn, gfn])
+            .map_err(text)?
+            .ok("donate_guest")?;
         Ok(pa)
     }
 
@@ -203,14 +231,19 @@ impl<'a> FakeVm<'a> {
         let (_, pa) = self.h.alloc(self.h.fact("page_size")).map_err(text)?;
         let pfn = pa / self.h.fact("page_size");
         let prot = self.h.fact("prot_r") | self.h.fact("prot_w") | self.h.fact("prot_x");
-        self.h.call("__pkvm_host_share_guest", &[pfn, gfn, 1, prot]).map_err(text)?.ok("share_guest")?;
+        self.h
+            .call("__pkvm_host_share_guest", &[pfn, gfn, 1, prot])
+            .map_err(text)?
+            .ok("share_guest")?;
         Ok(pa)
     }
 
     /// Ends it: every page of `gfns` is taken back first. Both lists of returned pages must be well formed and zero.
     pub fn destroy(self, gfns: &[u64], kind: Kind) -> Result<u64> {
         let h = self.h;
-        h.call("__pkvm_start_teardown_vm", &[self.handle]).map_err(text)?.ok("start_teardown")?;
+        h.call("__pkvm_start_teardown_vm", &[self.handle])
+            .map_err(text)?
+            .ok("start_teardown")?;
         for gfn in gfns {
             let reply = match kind {
                 Kind::Protected => h.call("__pkvm_reclaim_dying_guest_page", &[self.handle, *gfn]),
@@ -218,7 +251,9 @@ impl<'a> FakeVm<'a> {
             };
             reply.map_err(text)?.ok("take back a page")?;
         }
-        h.call("__pkvm_finalize_teardown_vm", &[self.handle]).map_err(text)?.ok("finalize_teardown")?;
+        h.call("__pkvm_finalize_teardown_vm", &[self.handle])
+            .map_err(text)?
+            .ok("finalize_teardown")?;
         let returned = self.returned_pages()?;
         self.unshare_structures()?;
         Ok(returned)
@@ -235,8 +270,9 @@ impl<'a> FakeVm<'a> {
             let nr = h.peek64(mc + h.fact("mc.nr_pages")).map_err(text)?;
             for n in 0..nr {
                 let va = h.va_of(at & !(h.fact("page_size") - 1)).map_err(text)?;
-                let page =
-                    h.peek(va, h.fact("page_size") as usize).map_err(|e| format!("{list}[{n}] {at:#x}: {e}"))?;
+                let page = h
+                    .peek(va, h.fact("page_size") as usize)
+                    .map_err(|e| format!("{list}[{n}] {at:#x}: {e}"))?;
                 if let Some(offset) = page[8..].iter().position(|b| *b != 0) {
                     return Err(format!("{list}[{n}] {at:#x} is not zero at {:#x}", offset + 8));
                 }
@@ -266,7 +302,9 @@ fn shared_copy(h: &Hostile, bytes: &[u8]) -> Result<u64> {
     h.poke(va, bytes).map_err(text)?;
     let size = h.fact("page_size");
     for n in 0..(bytes.len() as u64).div_ceil(size) {
-        h.call("__pkvm_host_share_hyp", &[pa / size + n]).map_err(text)?.ok("share_hyp")?;
+        h.call("__pkvm_host_share_hyp", &[pa / size + n])
+            .map_err(text)?
+            .ok("share_hyp")?;
     }
     Ok(va)
 }
@@ -275,7 +313,9 @@ fn unshare(h: &Hostile, va: u64, len: usize) -> Result<()> {
     let size = h.fact("page_size");
     let pa = h.pa_of(va).map_err(text)?;
     for n in 0..(len as u64).div_ceil(size) {
-        h.call("__pkvm_host_unshare_hyp", &[pa / size + n]).map_err(text)?.ok("unshare_hyp")?;
+        h.call("__pkvm_host_unshare_hyp", &[pa / size + n])
+            .map_err(text)?
+            .ok("unshare_hyp")?;
     }
     Ok(())
 }

@@ -43,13 +43,18 @@ const CASES: &[(&str, Case)] = &[
 /// Runs the case that the first word names.
 pub fn run(_: &mut Sub, words: &[String]) -> Outcome {
     let name = words.first().ok_or_else(|| "no case named".to_owned())?;
-    let (_, case) = CASES.iter().find(|(n, _)| n == name).ok_or_else(|| format!("no case {name}"))?;
+    let (_, case) = CASES
+        .iter()
+        .find(|(n, _)| n == name)
+        .ok_or_else(|| format!("no case {name}"))?;
     super::pin_to_cpu(1)?;
     let h = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
     let map = Map::read(&h)?;
     match case(&h, &map) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Fail::Because("this is not what the specification demands".to_owned())),
+        Ok(false) => Err(Fail::Because(
+            "this is not what the specification demands".to_owned(),
+        )),
         Err(other) => Err(other),
     }
 }
@@ -99,13 +104,16 @@ fn reclaim_after_end(h: &Hostile, reuse: bool) -> Result<bool, Fail> {
     vm.load(0)?;
     let page = vm.donate(GFN)?;
     vm.put()?;
-    h.call("__pkvm_start_teardown_vm", &[vm.handle])?.ok("start_teardown")?;
+    h.call("__pkvm_start_teardown_vm", &[vm.handle])?
+        .ok("start_teardown")?;
     let end = h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?;
     if error(&end, errno::EBUSY) {
         // Refused: then the proper end must still be possible.
         seen("finalize_teardown: EBUSY");
-        h.call("__pkvm_reclaim_dying_guest_page", &[vm.handle, GFN])?.ok("reclaim after EBUSY")?;
-        h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?.ok("finalize_teardown after EBUSY")?;
+        h.call("__pkvm_reclaim_dying_guest_page", &[vm.handle, GFN])?
+            .ok("reclaim after EBUSY")?;
+        h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?
+            .ok("finalize_teardown after EBUSY")?;
         let word = h.peek64(h.va_of(page)?)?;
         return Ok(word == 0);
     }
@@ -115,6 +123,7 @@ fn reclaim_after_end(h: &Hostile, reuse: bool) -> Result<bool, Fail> {
         seen(&format!("finalize_teardown: 0, page returned holding {word:#x}"));
         return Ok(word == 0);
     }
+    println!("# the page stayed behind");
     if reuse {
         let other = FakeVm::new(h, Kind::Protected)?;
         other.load(0)?;
@@ -123,9 +132,12 @@ fn reclaim_after_end(h: &Hostile, reuse: bool) -> Result<bool, Fail> {
         if other.handle != vm.handle {
             return Err(Fail::Skip("the handle was not used again".to_owned()));
         }
+        println!("# another VM has its handle");
     }
     let reply = h.call("__pkvm_force_reclaim_guest_page", &[page])?;
-    seen(&format!("finalize_teardown: 0 with the page left behind; force_reclaim: {reply}"));
+    seen(&format!(
+        "finalize_teardown: 0 with the page left behind; force_reclaim: {reply}"
+    ));
     Ok(error(&reply, errno::EPERM))
 }
 
@@ -136,7 +148,10 @@ fn half_executable(h: &Hostile, bit: &str) -> Result<bool, Fail> {
     vm.top_up(0, 8)?;
     let (_, pa) = h.alloc(h.fact("page_size"))?;
     let prot = h.fact("prot_r") | h.fact(bit);
-    let reply = h.call("__pkvm_host_share_guest", &[pa / h.fact("page_size"), 0x10, 1, prot])?;
+    let reply = h.call(
+        "__pkvm_host_share_guest",
+        &[pa / h.fact("page_size"), 0x10, 1, prot],
+    )?;
     vm.put()?;
     saw(&reply, error(&reply, errno::EINVAL))
 }
@@ -153,7 +168,10 @@ fn young_beyond(h: &Hostile) -> Result<bool, Fail> {
 fn unaligned_pgd(h: &Hostile) -> Result<bool, Fail> {
     let mut vm = FakeVm::prepare(h, Kind::Normal, 1)?;
     let pages = vm.template.pgd_pages();
-    println!("# IPA of {} bits, first-level table of {pages} pages", vm.template.ipa_bits());
+    println!(
+        "# IPA of {} bits, first-level table of {pages} pages",
+        vm.template.ipa_bits()
+    );
     if pages == 1 {
         return Err(Fail::Skip("the first-level table is one page".to_owned()));
     }
@@ -188,7 +206,9 @@ fn pin_overflow(h: &Hostile) -> Result<bool, Fail> {
     let host = vm.vcpus[0].host;
     for idx in 1..PINS {
         h.poke(host + h.fact("vcpu.vcpu_idx"), &idx.to_le_bytes())?;
-        let (memory, _) = h.alloc(h.fact("hyp_vcpu.size")).map_err(|e| format!("at vCPU {idx}: {e}"))?;
+        let (memory, _) = h
+            .alloc(h.fact("hyp_vcpu.size"))
+            .map_err(|e| format!("at vCPU {idx}: {e}"))?;
         let reply = h.call("__pkvm_init_vcpu", &[vm.handle, host, memory])?;
         if reply.ok("").is_err() {
             seen(&format!("{reply} at pin {idx}"));
@@ -205,7 +225,8 @@ fn pin_overflow(h: &Hostile) -> Result<bool, Fail> {
 
 /// J14: the host writes EL2's text, which it may only read.
 fn write_text(h: &Hostile, map: &Map) -> Result<bool, Fail> {
-    h.touch(map.hyp_text, Access::Read, false).map_err(|e| format!("read of the text: {e}"))?;
+    h.touch(map.hyp_text, Access::Read, false)
+        .map_err(|e| format!("read of the text: {e}"))?;
     println!("# the text can be read; now the write");
     match h.touch(map.hyp_text, Access::Write, false) {
         Ok(_) => {
@@ -225,8 +246,9 @@ fn execute_device(h: &Hostile, map: &Map) -> Result<bool, Fail> {
         h.touch(map.mmio, Access::Execute, true)?;
         return Ok(false);
     }
-    let status =
-        std::process::Command::new("/init").args(["--test", "judgement", "j14-exec", "fetch"]).status()?;
+    let status = std::process::Command::new("/init")
+        .args(["--test", "judgement", "j14-exec", "fetch"])
+        .status()?;
     seen(&format!("the task that fetched: {status}"));
     Ok(status.code().is_none())
 }
@@ -235,7 +257,9 @@ fn execute_device(h: &Hostile, map: &Map) -> Result<bool, Fail> {
 /// SMCR_EL1 is such a one.
 fn trapped_register(h: &Hostile) -> Result<bool, Fail> {
     // mrs x0, ID_AA64PFR1_EL1
-    let id = h.exec(&[0xd538_0420], [0; 4])?.ok_or_else(|| "the ID register is undefined".to_owned())?;
+    let id = h
+        .exec(&[0xd538_0420], [0; 4])?
+        .ok_or_else(|| "the ID register is undefined".to_owned())?;
     if (id[0] >> 24) & 0xf == 0 {
         return Err(Fail::Skip("no SME in this CPU".to_owned()));
     }
@@ -264,7 +288,10 @@ fn trapped_register(h: &Hostile) -> Result<bool, Fail> {
 /// J30: a VM that claims an interrupt controller which this machine has not.
 fn vgic_model(h: &Hostile) -> Result<bool, Fail> {
     let mut vm = FakeVm::prepare(h, Kind::Normal, 1)?;
-    h.poke(vm.host + h.fact("kvm.vgic_model"), &(h.fact("vgic_v5") as u32).to_le_bytes())?;
+    h.poke(
+        vm.host + h.fact("kvm.vgic_model"),
+        &(h.fact("vgic_v5") as u32).to_le_bytes(),
+    )?;
     let reply = vm.try_init()?;
     if reply.ok("").is_err() {
         return saw(&reply, error(&reply, errno::EINVAL));
@@ -311,7 +338,9 @@ fn long_memcache(h: &Hostile) -> Result<bool, Fail> {
     vm.put()?;
     let left = vm.memcache_left(0)?;
     let taken = OFFERED - left;
-    seen(&format!("donate_guest: {reply}, {taken} of {OFFERED} pages taken"));
+    seen(&format!(
+        "donate_guest: {reply}, {taken} of {OFFERED} pages taken"
+    ));
     reply.ok("donate_guest")?;
     let returned = vm.destroy(&[0x10], Kind::Protected)?;
     println!("# {returned} pages returned");
@@ -339,7 +368,10 @@ fn returned_zero(h: &Hostile) -> Result<bool, Fail> {
                     return Ok(false);
                 }
             }
-            seen(&format!("{count} pages of EL2 and {} of the guest came back zero", gfns.len()));
+            seen(&format!(
+                "{count} pages of EL2 and {} of the guest came back zero",
+                gfns.len()
+            ));
             Ok(true)
         }
         Err(why) => {
@@ -355,11 +387,14 @@ fn shares_left(h: &Hostile) -> Result<bool, Fail> {
     vm.load(0)?;
     let page = vm.share(0x10)?;
     vm.put()?;
-    h.call("__pkvm_start_teardown_vm", &[vm.handle])?.ok("start_teardown")?;
+    h.call("__pkvm_start_teardown_vm", &[vm.handle])?
+        .ok("start_teardown")?;
     let end = h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?;
     let ended = if error(&end, errno::EBUSY) {
-        h.call("__pkvm_host_unshare_guest", &[vm.handle, 0x10, 1])?.ok("unshare after EBUSY")?;
-        h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?.ok("finalize_teardown after EBUSY")?;
+        h.call("__pkvm_host_unshare_guest", &[vm.handle, 0x10, 1])?
+            .ok("unshare after EBUSY")?;
+        h.call("__pkvm_finalize_teardown_vm", &[vm.handle])?
+            .ok("finalize_teardown after EBUSY")?;
         "finalize_teardown: EBUSY until the page was unshared"
     } else {
         end.ok("finalize_teardown")?;
@@ -397,22 +432,55 @@ fn high_bits(h: &Hostile) -> Result<bool, Fail> {
     h.call("__pkvm_host_share_hyp", &[pfn])?.ok("share_hyp")?;
     check("__pkvm_host_unshare_hyp", &[pfn | ALIAS], errno::EINVAL)?;
     h.call("__pkvm_host_unshare_hyp", &[pfn])?;
-    check("__pkvm_host_share_guest", &[pfn, 0x11 | ALIAS, 1, prot], errno::ERANGE)?;
-    check("__pkvm_host_wrprotect_guest", &[vm.handle, 0x10 | ALIAS, 1], errno::ERANGE)?;
-    check("__pkvm_host_test_clear_young_guest", &[vm.handle, 0x10 | ALIAS, 1, 0], errno::ERANGE)?;
-    check("__pkvm_host_relax_perms_guest", &[0x10 | ALIAS, prot], errno::ERANGE)?;
-    check("__pkvm_host_unshare_guest", &[vm.handle, 0x10 | ALIAS, 1], errno::ERANGE)?;
+    check(
+        "__pkvm_host_share_guest",
+        &[pfn, 0x11 | ALIAS, 1, prot],
+        errno::ERANGE,
+    )?;
+    check(
+        "__pkvm_host_wrprotect_guest",
+        &[vm.handle, 0x10 | ALIAS, 1],
+        errno::ERANGE,
+    )?;
+    check(
+        "__pkvm_host_test_clear_young_guest",
+        &[vm.handle, 0x10 | ALIAS, 1, 0],
+        errno::ERANGE,
+    )?;
+    check(
+        "__pkvm_host_relax_perms_guest",
+        &[0x10 | ALIAS, prot],
+        errno::ERANGE,
+    )?;
+    check(
+        "__pkvm_host_unshare_guest",
+        &[vm.handle, 0x10 | ALIAS, 1],
+        errno::ERANGE,
+    )?;
     vm.put()?;
     let guest = FakeVm::new(h, Kind::Protected)?;
     guest.load(0)?;
     guest.donate(0x10)?;
     let (_, pa) = h.alloc(page)?;
-    check("__pkvm_host_donate_guest", &[pa / page, 0x11 | ALIAS], errno::ERANGE)?;
+    check(
+        "__pkvm_host_donate_guest",
+        &[pa / page, 0x11 | ALIAS],
+        errno::ERANGE,
+    )?;
     let (_, pa) = h.alloc(page)?;
-    check("__pkvm_host_donate_guest", &[pa / page | ALIAS, 0x12], errno::EINVAL)?;
+    check(
+        "__pkvm_host_donate_guest",
+        &[pa / page | ALIAS, 0x12],
+        errno::EINVAL,
+    )?;
     guest.put()?;
-    h.call("__pkvm_start_teardown_vm", &[guest.handle])?.ok("start_teardown")?;
-    check("__pkvm_reclaim_dying_guest_page", &[guest.handle, 0x10 | ALIAS], errno::ERANGE)?;
+    h.call("__pkvm_start_teardown_vm", &[guest.handle])?
+        .ok("start_teardown")?;
+    check(
+        "__pkvm_reclaim_dying_guest_page",
+        &[guest.handle, 0x10 | ALIAS],
+        errno::ERANGE,
+    )?;
     let _ = shared;
     if good {
         seen("every alias was refused");
