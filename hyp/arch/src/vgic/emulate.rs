@@ -194,12 +194,22 @@ fn drop_priority<C: CpuIf>(cpu: &mut C) -> u8 {
     priority_of(cpu.vtr(), level)
 }
 
+/// Whether a pending interrupt of `group` preempts what runs. Both priorities are cut to the group's preemption level:
+/// the binary point may have grown coarser since the running interrupt was acknowledged.
+fn preempts<C: CpuIf>(cpu: &C, vmcr: Vmcr, priority: u8, group: Group) -> bool {
+    let Some(running) = highest_active(cpu) else {
+        return true;
+    };
+    let running = priority_of(cpu.vtr(), running);
+    vmcr.preemption_level(priority, group) < vmcr.preemption_level(running, group)
+}
+
 fn acknowledge<C: CpuIf>(cpu: &mut C, vmcr: Vmcr, group: Group) -> u32 {
     match highest_pending(cpu, vmcr) {
         Some((n, lr))
             if lr.group() == group
                 && lr.priority() < vmcr.pmr()
-                && vmcr.preemption_level(lr.priority(), group) < running_priority(cpu) =>
+                && preempts(cpu, vmcr, lr.priority(), group) =>
         {
             cpu.set_lr(n, lr.acknowledged());
             set_active(cpu, vmcr, lr.priority(), group);
