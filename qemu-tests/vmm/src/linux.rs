@@ -2,6 +2,7 @@
 //! A Linux guest: kernel, initramfs, device tree and devices.
 
 use crate::block::Block;
+use crate::bus::value_of;
 use crate::fdt;
 use crate::layout as map;
 use crate::memory::RamConfig;
@@ -43,6 +44,11 @@ pub struct LinuxConfig {
 
 /// Makes the VM, loads it and wires its devices; the console writes to `sink`. The VM has not run when this returns.
 pub fn prepare(config: &LinuxConfig, sink: Sink) -> Result<(Vm, Arc<Uart>)> {
+    // What the user named comes first: a VM is dear to make, and to end.
+    let mut kernel = Kernel::open(&config.kernel)?;
+    let initrd = config.initrd.as_deref().map(Initrd::read).transpose()?;
+    let disk = config.disk.as_deref().map(Block::open).transpose()?;
+
     let pool = if config.kind == Kind::Protected {
         config.pool
     } else {
@@ -62,8 +68,8 @@ pub fn prepare(config: &LinuxConfig, sink: Sink) -> Result<(Vm, Arc<Uart>)> {
     let uart = Arc::new(Uart::new(vm.irq_line(map::UART_SPI), sink));
     vm.bus.add(map::UART_BASE, map::UART_SIZE, uart.clone());
     let mut virtio = 0;
-    if let Some(disk) = &config.disk {
-        let device = Box::new(Block::open(disk)?);
+    if let Some(disk) = disk {
+        let device = Box::new(disk);
         let view = vm.ram().device_view().clone();
         let transport = VirtioMmio::new(device, view, vm.irq_line(map::VIRTIO_SPI))?;
         vm.bus
@@ -71,13 +77,11 @@ pub fn prepare(config: &LinuxConfig, sink: Sink) -> Result<(Vm, Arc<Uart>)> {
         virtio = 1;
     }
 
-    let entry = load_kernel(&vm, &config.kernel)?;
+    let loaded = kernel.load(&vm)?;
     // From the end of what is not pool: the device tree, and below it the initramfs.
     let fdt_at = map::RAM_BASE + config.ram - pool - map::RAM_ALIGN;
-    let initrd = config
-        .initrd
-        .as_deref()
-        .map(|path| load_initrd(&vm, path, entry, fdt_at))
+    let initrd = initrd
+        .map(|initrd| initrd.load(&vm, loaded.end, fdt_at))
         .transpose()?;
     let mut seed = [0; 64];
     File::open("/dev/urandom")
@@ -100,48 +104,86 @@ pub fn prepare(config: &LinuxConfig, sink: Sink) -> Result<(Vm, Arc<Uart>)> {
         )));
     }
     vm.ram().load(fdt_at, &blob)?;
-    vm.set_entry(entry.start, fdt_at)?;
+    vm.set_entry(loaded.start, fdt_at)?;
     Ok((vm, uart))
 }
 
-/// Where the kernel lies, its bss included.
-#[derive(Debug, Clone, Copy)]
+/// A kernel's file, its header read.
+struct Kernel<'a> {
+    path: &'a Path,
+    file: File,
+    /// What the kernel occupies, which is more than the file holds.
+    occupies: u64,
+}
+
+/// Where the kernel lies.
 struct Loaded {
     start: u64,
     end: u64,
 }
 
-fn load_kernel(vm: &Vm, path: &Path) -> Result<Loaded> {
-    let fail = |e: &dyn std::fmt::Display| Error::setup(format_args!("kernel {}", path.display()), e);
-    let mut file = File::open(path).map_err(|e| fail(&e))?;
-    let mut header = [0; 64];
-    file.read_exact(&mut header).map_err(|e| fail(&e))?;
-    // `image_size` of the boot protocol: what the kernel occupies, not what the file holds.
-    let occupied = header[16..24]
-        .iter()
-        .rev()
-        .fold(0_u64, |acc, b| acc << 8 | u64::from(*b));
-    let loaded = PE::load(vm.ram().all(), Some(GuestAddress(map::RAM_BASE)), &mut file, None)
-        .map_err(|e| fail(&format_args!("{e} (an arm64 Image is wanted, and memory for it)")))?;
-    Ok(Loaded {
-        start: loaded.kernel_load.0,
-        end: loaded
-            .kernel_end
-            .max(loaded.kernel_load.0.saturating_add(occupied)),
-    })
+/// `magic` of the arm64 boot protocol (Documentation/arch/arm64/booting.rst).
+const IMAGE_MAGIC: [u8; 4] = *b"ARM\x64";
+
+impl<'a> Kernel<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let fail = |e: &dyn std::fmt::Display| Error::setup(format_args!("kernel {}", path.display()), e);
+        let mut header = [0; 64];
+        let mut file = File::open(path).map_err(|e| fail(&e))?;
+        let read = file.read_exact(&mut header);
+        if read.is_err() || header[56..60] != IMAGE_MAGIC {
+            return Err(fail(&"not an arm64 Image"));
+        }
+        Ok(Self {
+            path,
+            file,
+            occupies: value_of(&header[16..24]),
+        })
+    }
+
+    fn load(&mut self, vm: &Vm) -> Result<Loaded> {
+        let loaded = PE::load(
+            vm.ram().all(),
+            Some(GuestAddress(map::RAM_BASE)),
+            &mut self.file,
+            None,
+        )
+        .map_err(|e| {
+            Error::setup(
+                format_args!("kernel {}", self.path.display()),
+                format_args!("{e} (see --mem)"),
+            )
+        })?;
+        let start = loaded.kernel_load.0;
+        Ok(Loaded {
+            start,
+            end: loaded.kernel_end.max(start.saturating_add(self.occupies)),
+        })
+    }
 }
 
-fn load_initrd(vm: &Vm, path: &Path, kernel: Loaded, top: u64) -> Result<(u64, u64)> {
-    let bytes =
-        std::fs::read(path).map_err(|e| Error::setup(format_args!("initrd {}", path.display()), e))?;
-    let start = top.checked_sub(bytes.len() as u64).map_or(0, |at| at & !0xffff);
-    if start < kernel.end {
-        return Err(Error::Setup(format!(
-            "initrd {}: {} bytes do not fit beside the kernel, see --mem",
-            path.display(),
-            bytes.len()
-        )));
+/// An initramfs's file.
+struct Initrd<'a> {
+    path: &'a Path,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Initrd<'a> {
+    fn read(path: &'a Path) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::setup(format_args!("initrd {}", path.display()), e))?;
+        Ok(Self { path, bytes })
     }
-    vm.ram().load(start, &bytes)?;
-    Ok((start, start + bytes.len() as u64))
+
+    /// Loads it below `top` and returns its start and end. Errors: it would reach below `bottom`.
+    fn load(&self, vm: &Vm, bottom: u64, top: u64) -> Result<(u64, u64)> {
+        let len = self.bytes.len() as u64;
+        let start = top.checked_sub(len).map_or(0, |at| at & !0xffff);
+        if start < bottom {
+            let why = format_args!("{len} bytes do not fit beside the kernel (see --mem)");
+            return Err(Error::setup(format_args!("initrd {}", self.path.display()), why));
+        }
+        vm.ram().load(start, &self.bytes)?;
+        Ok((start, start + len))
+    }
 }

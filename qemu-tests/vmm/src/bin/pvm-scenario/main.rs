@@ -34,7 +34,7 @@ usage: pvm-scenario TEST [options]
   --initrd FILE   their initramfs, with guest/init of this directory (default /guest/initrd)
   --run FILE      the program pvm-run (default: beside this one)
   --tmp DIR       where disks are made (default /tmp)
-  --count N       how often: lifecycles (200), kill (5), hotplug (100), fork (4)
+  --count N       how often: lifecycles (200), kill (4), hotplug (100), fork (4)
 
 Exit status: 0 all passed, 1 something failed, 2 a wrong option, 4 this machine cannot run it.
 ";

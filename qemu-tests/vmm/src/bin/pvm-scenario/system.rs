@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Counts of pages and pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Free memory, in KiB.
-    pub free: u64,
+    /// Memory that is neither free nor in any use that the kernel names, in KiB: where lost pages would be.
+    pub unnamed: u64,
     /// Page tables of stage 2, in KiB, those of pKVM's guests included.
     pub stage2: u64,
     /// Pins of user pages that have not been dropped.
@@ -28,12 +28,42 @@ fn field(file: &str, key: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
+/// Pages on the per-CPU free lists, huge pages among them, which MemFree leaves out.
+fn on_cpu_lists() -> u64 {
+    let zones = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
+    zones
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<u64>().ok())
+        .sum()
+}
+
+/// What is left of all memory without the free and the named, in KiB.
+fn unnamed() -> u64 {
+    const NAMED: [&str; 9] = [
+        "MemFree",
+        "Buffers",
+        "Cached",
+        "AnonPages",
+        "Slab",
+        "KernelStack",
+        "PageTables",
+        "SecPageTables",
+        "VmallocUsed",
+    ];
+    let named: u64 = NAMED
+        .iter()
+        .map(|key| field("/proc/meminfo", &format!("{key}:")))
+        .sum();
+    let listed = on_cpu_lists() * rustix::param::page_size() as u64 / 1024;
+    field("/proc/meminfo", "MemTotal").saturating_sub(named + listed)
+}
+
 /// Reads the counts as they are.
 pub fn memory() -> Memory {
     let pins = field("/proc/vmstat", "nr_foll_pin_acquired")
         .wrapping_sub(field("/proc/vmstat", "nr_foll_pin_released"));
     Memory {
-        free: field("/proc/meminfo", "MemFree"),
+        unnamed: unnamed(),
         stage2: field("/proc/meminfo", "SecPageTables"),
         pins,
         locked: field("/proc/self/status", "VmLck"),
@@ -49,4 +79,27 @@ pub fn settled() -> Memory {
         std::thread::sleep(Duration::from_millis(100));
     }
     memory()
+}
+
+/// While it lives, the kernel does not let RCU's grace periods take their time: the end of a VM waits for several, and a
+/// test of many VMs would do little else.
+pub struct Hurry(Option<String>);
+
+const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
+
+impl Hurry {
+    /// Starts to hurry, where the kernel lets one.
+    pub fn new() -> Self {
+        let before = std::fs::read_to_string(EXPEDITED).ok();
+        let _ = std::fs::write(EXPEDITED, "1");
+        Self(before)
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = std::fs::write(EXPEDITED, before.trim());
+        }
+    }
 }
