@@ -51,6 +51,7 @@ impl FpOwner {
 ///
 /// # Safety
 /// The area is mapped writable, and accesses to FP registers do not trap.
+#[inline(never)]
 unsafe fn save_fpsimd(area: *mut u8) {
     #[cfg(target_os = "none")]
     // SAFETY: as the caller proves. The registers are not the compiler's on this target.
@@ -86,6 +87,7 @@ unsafe fn save_fpsimd(area: *mut u8) {
 ///
 /// # Safety
 /// The area is mapped, accesses to FP registers do not trap, and their values have been saved or are nobody's.
+#[inline(never)]
 unsafe fn load_fpsimd(area: *const u8) {
     #[cfg(target_os = "none")]
     // SAFETY: as the caller proves. Any bits are a value of the registers.
@@ -171,6 +173,7 @@ fn vector_bytes() -> usize {
 ///
 /// # Safety
 /// `area` is writable for 32 vectors and 17 predicates of the current length, and SVE does not trap.
+#[inline(never)]
 unsafe fn save_sve(area: *mut u8) {
     #[cfg(target_os = "none")]
     {
@@ -203,6 +206,7 @@ unsafe fn save_sve(area: *mut u8) {
 ///
 /// # Safety
 /// As for [`save_sve`], readable; the values in the registers have been saved or are nobody's.
+#[inline(never)]
 unsafe fn load_sve(area: *const u8) {
     #[cfg(target_os = "none")]
     {

@@ -10,6 +10,10 @@ pub fn uses_fp(word: u32) -> bool {
     if word & 0x3b20_0c00 == 0x1900_0400 {
         return false;
     }
+    // RDVL reads how long the registers are, and none of them.
+    if word & 0xffff_f800 == 0x04bf_5000 {
+        return false;
+    }
     let op0 = word >> 25 & 0xf;
     match op0 {
         0b0111 | 0b1111 | 0b0010 => true,
@@ -97,7 +101,7 @@ mod tests {
         ] {
             assert!(uses_fp(word), "{word:08x}");
         }
-        // stp x29,x30,[sp,#-16]!; ldr x0,[x1]; msr fpsr,x0; mrs x0,fpcr; mul; b; ldaxr; nop; crc32b; prfm; cpyp
+        // stp x29,x30,[sp,#-16]!; ldr x0,[x1]; msr fpsr,x0; mrs x0,fpcr; mul; b; ldaxr; nop; crc32b; prfm; cpyp; rdvl x0,#1
         for word in [
             0xa9bf_7bfd,
             0xf940_0020,
@@ -110,6 +114,7 @@ mod tests {
             0x1ac1_4000,
             0xf980_0000,
             0x1d01_4440,
+            0x04bf_5020,
         ] {
             assert!(!uses_fp(word), "{word:08x}");
         }

@@ -29,10 +29,19 @@ pub struct Depth {
     pub problems: Vec<String>,
 }
 
-/// Finds the deepest path. A call through a register may reach any function whose address is taken, and one of those
-/// may do so once more.
-pub fn depth(elf: &Elf) -> Depth {
-    let bodies = bodies(elf);
+/// Finds the deepest path. `known` tells where some functions' calls through registers go: a part of the caller's name,
+/// and the callees. Any other such call may reach every function whose address is taken, and one of those may do so
+/// once more.
+pub fn depth(elf: &Elf, known: &[(String, Vec<String>)]) -> Depth {
+    let mut bodies = bodies(elf);
+    for (index, body) in bodies.iter_mut().enumerate().filter(|(_, b)| b.indirect) {
+        let name = &elf.functions[index].name;
+        if let Some((_, callees)) = known.iter().find(|(caller, _)| name.contains(caller.as_str())) {
+            body.indirect = false;
+            body.calls
+                .extend((0..elf.functions.len()).filter(|f| callees.contains(&elf.functions[*f].name)));
+        }
+    }
     let taken = address_taken(elf);
     let mut problems = Vec::new();
     for (index, body) in bodies.iter().enumerate() {
