@@ -78,8 +78,13 @@ pub trait Machine {
     /// The physical address behind a linear address, the inverse of [`linear_va`](Self::linear_va); wraps.
     fn linear_phys(&self, va: HypVa) -> Phys;
 
+    /// The records of `pages` in their order, or `None` unless they all lie in one region of the memory map.
+    fn records(&self, pages: PfnRange) -> Option<&[PageMeta]>;
+
     /// The record of `pfn`, or `None` where there is none, as for a frame outside the memory map.
-    fn record(&self, pfn: Pfn) -> Option<&PageMeta>;
+    fn record(&self, pfn: Pfn) -> Option<&PageMeta> {
+        self.records(PfnRange::single(pfn))?.first()
+    }
 
     /// Reads descriptor `index` of the table at `table`, which EL2 owns, as one 64-bit access.
     fn read_word(&self, table: Phys, index: usize) -> u64;

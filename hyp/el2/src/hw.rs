@@ -7,7 +7,7 @@ use pkvm_arch::alt::has_cap;
 use pkvm_arch::switch::stage2::{self, Stage2};
 use pkvm_arch::{barrier, cache, smccc, tlbi};
 use pkvm_core::machine::{Features, Machine, Reach, Shareability, Stage2Id, TlbLevel};
-use pkvm_core::mem::{Class, MemoryMap};
+use pkvm_core::mem::MemoryMap;
 use pkvm_kernel::layout::*;
 use pkvm_pool::PageMeta;
 use pkvm_types::{HypVa, Ipa, PAGE_SIZE, Pfn, PfnRange, Phys};
@@ -67,16 +67,17 @@ impl Machine for Hw {
     fn linear_phys(&self, va: HypVa) -> Phys {
         words::linear_phys(va)
     }
-    fn record(&self, pfn: Pfn) -> Option<&PageMeta> {
-        if MEMORY.get().class(pfn) == Class::Device || *RECORDS.get() == 0 {
+    fn records(&self, pages: PfnRange) -> Option<&[PageMeta]> {
+        let span = MEMORY.get().span(pages.start().phys());
+        if span.access.is_none() || !span.covers(pages) || *RECORDS.get() == 0 {
             return None;
         }
         let va = RECORDS
             .get()
-            .wrapping_add(pfn.raw().wrapping_mul(size_of::<PageMeta>() as u64));
-        // SAFETY: boot mapped and zeroed a record for every page of the memory map, and this is one of them; all-zero
-        // bytes are a record, and atomics are all it holds.
-        Some(unsafe { &*(va as *const PageMeta) })
+            .wrapping_add(pages.start().raw().wrapping_mul(size_of::<PageMeta>() as u64));
+        // SAFETY: boot mapped and zeroed a record for every page of the memory map, one after another, and all of these
+        // lie in one region of it; all-zero bytes are a record, and atomics are all it holds.
+        Some(unsafe { core::slice::from_raw_parts(va as *const PageMeta, pages.count() as usize) })
     }
     fn read_word(&self, table: Phys, index: usize) -> u64 {
         words::read(table, index)

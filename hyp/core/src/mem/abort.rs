@@ -3,9 +3,12 @@
 //! to the host. There is no other outcome: nothing that the host accesses can stop EL2.
 
 use pkvm_pgtable::{Blocks, Entry, Granule, Level, MapRequest, Stage2};
-use pkvm_types::{Error, Ipa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, Result};
+use pkvm_pool::PageMeta;
+use pkvm_types::{
+    Error, Ipa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageState, Perms, Pfn, PfnRange, Phys, Result,
+};
 
-use super::map::{Access, Class, Span};
+use super::map::{Class, Span};
 use super::ops::Stage2Ops;
 use super::transfer::{HOST_DEVICE, HOST_MEMORY, host_map};
 use super::{Host, MemoryMap};
@@ -95,7 +98,7 @@ fn default_map<M: Machine>(m: &M, s2: &Stage2, pfn: Pfn, level: Level) -> Result
         raw = raw.saturating_add(1);
     }
     let page = PfnRange::single(pfn);
-    if class == Class::Device || host_may_access(m, page) {
+    if host_may_access(m, class, page) {
         Ok(host_map(pfn.phys(), PAGE_SIZE, perms, Blocks::PagesOnly))
     } else {
         Err(Error::Perm)
@@ -120,19 +123,19 @@ fn around(pfn: Pfn, bytes: u64) -> Option<PfnRange> {
 /// Whether one default mapping may cover all of `pages`: they are of one kind, and the host may access each.
 fn may_map<M: Machine>(m: &M, span: &Span, class: Class, pages: PfnRange) -> bool {
     // A page that a region covers in part lies in no span as a whole, and so in no block.
-    span.covers(pages) && span.access.is_none() == (class == Class::Device) && host_may_access(m, pages)
+    span.covers(pages)
+        && span.access.is_none() == (class == Class::Device)
+        && host_may_access(m, class, pages)
 }
 
-/// Whether the records of `pages` let the host access each of them; what has no record is not memory.
-fn host_may_access<M: Machine>(m: &M, pages: PfnRange) -> bool {
-    let map = m.memory();
-    match map.span(pages.start().phys()).access {
-        None => true,
-        Some(Access::Normal | Access::NoMap) => pages.iter().all(|pfn| {
-            m.record(pfn)
-                .is_some_and(|record| record.host_state() != pkvm_types::PageState::NoPage)
-        }),
-    }
+/// Whether the records of `pages` let the host access each of them; what is not memory has no records and no owner.
+fn host_may_access<M: Machine>(m: &M, class: Class, pages: PfnRange) -> bool {
+    let allowed = |records: &[PageMeta]| {
+        records
+            .iter()
+            .all(|record| record.host_state() != PageState::NoPage)
+    };
+    class == Class::Device || m.records(pages).is_some_and(allowed)
 }
 
 impl Host {

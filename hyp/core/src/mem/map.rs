@@ -127,6 +127,12 @@ impl MemoryMap {
             .is_some_and(|text| text.start() <= pfn && pfn <= text.last())
     }
 
+    /// Whether any of `pages` holds hypervisor text.
+    pub fn has_hyp_text(&self, pages: PfnRange) -> bool {
+        self.text
+            .is_some_and(|text| text.start() <= pages.last() && pages.start() <= text.last())
+    }
+
     /// The regions in ascending order.
     pub fn regions(&self) -> &[Region] {
         self.regions.get(..self.count).unwrap_or(&[])

@@ -6,7 +6,7 @@
 //! anything has changed; [`Prepared::commit`] cannot fail.
 
 use pkvm_pgtable::{Blocks, HypAttrs, HypPlan, MapRequest, MemType, Plan};
-use pkvm_pool::Memcache;
+use pkvm_pool::{Memcache, PageMeta};
 use pkvm_types::{Error, Gfn, Ipa, Owner, PageState, Perms, PfnRange, Phys, Result, ShareReason};
 
 use super::table::{Change, Effect, Pins, Row, Standing, Transition};
@@ -34,9 +34,10 @@ pub(super) struct GuestSide<'a> {
 }
 
 /// Pages whose records allow a transition. The locks that make it stay true are held.
-pub(super) struct Checked {
+pub(super) struct Checked<'a> {
     row: &'static Row,
     pages: PfnRange,
+    records: &'a [PageMeta],
 }
 
 /// A transition that can only succeed.
@@ -45,6 +46,7 @@ pub(super) struct Prepared<'a, M> {
     m: &'a M,
     row: &'static Row,
     pages: PfnRange,
+    records: &'a [PageMeta],
     parts: Parts<'a>,
     host: Option<Plan>,
     hyp: Option<HypPlan>,
@@ -54,29 +56,27 @@ pub(super) struct Prepared<'a, M> {
 /// Whether the records of `pages` allow `transition`. [`Error::Invalid`] or [`Error::Perm`] where they are not memory,
 /// [`Error::Perm`] for a standing that the row does not start from, [`Error::Busy`] for a pinned page, or for one that
 /// normal VMs map as often as can be counted.
-pub(super) fn check<M: Machine>(m: &M, transition: Transition, pages: PfnRange) -> Result<Checked> {
+pub(super) fn check<M: Machine>(m: &M, transition: Transition, pages: PfnRange) -> Result<Checked<'_>> {
     let row = transition.row();
-    m.memory().check_memory(pages)?;
-    for pfn in pages.iter() {
-        let record = m.record(pfn).ok_or(Error::Perm)?;
-        // Hypervisor text stands as EL2's, but the host has a mapping of it, and it never changes owner.
-        if !Standing::of(record).is_some_and(|standing| row.starts_from(standing))
-            || m.memory().is_hyp_text(pfn)
-        {
+    let map = m.memory();
+    map.check_memory(pages)?;
+    // Hypervisor text stands as EL2's, but the host has a mapping of it, and it never changes owner.
+    if map.has_hyp_text(pages) {
+        return Err(Error::Perm);
+    }
+    let records = m.records(pages).ok_or(Error::Perm)?;
+    for record in records {
+        if !Standing::of(record).is_some_and(|standing| row.starts_from(standing)) {
             return Err(Error::Perm);
         }
         if row.change == Change::AddGuest && record.share() == ShareReason::Guests(u32::MAX) {
             return Err(Error::Busy);
         }
     }
-    if row.pins == Pins::Refuse {
-        for pfn in pages.iter() {
-            if m.record(pfn).is_none_or(|record| record.refcount() != 0) {
-                return Err(Error::Busy);
-            }
-        }
+    if row.pins == Pins::Refuse && records.iter().any(|record| record.refcount() != 0) {
+        return Err(Error::Busy);
     }
-    Ok(Checked { row, pages })
+    Ok(Checked { row, pages, records })
 }
 
 /// Plans the transition's page-table updates. [`Error::NoMemory`] where tables are short, [`Error::Range`] for a guest
@@ -84,10 +84,10 @@ pub(super) fn check<M: Machine>(m: &M, transition: Transition, pages: PfnRange) 
 /// that can be refused: what follows can be nothing but the commit.
 pub(super) fn prepare<'a, M: Machine>(
     m: &'a M,
-    checked: Checked,
+    checked: Checked<'a>,
     mut parts: Parts<'a>,
 ) -> Result<Prepared<'a, M>> {
-    let Checked { row, pages } = checked;
+    let Checked { row, pages, records } = checked;
     let len = pages.bytes().ok_or(Error::Invalid)?;
     let phys = pages.start().phys();
     let host = if row.has(Effect::HostAnnotate) {
@@ -132,6 +132,7 @@ pub(super) fn prepare<'a, M: Machine>(
         m,
         row,
         pages,
+        records,
         parts,
         host,
         hyp,
@@ -222,7 +223,7 @@ impl<M: Machine> Prepared<'_, M> {
     }
 
     fn change_records(&self) {
-        for record in self.pages.iter().filter_map(|pfn| self.m.record(pfn)) {
+        for record in self.records {
             match self.row.change {
                 Change::To(standing) => standing.store(record),
                 Change::AddGuest => {

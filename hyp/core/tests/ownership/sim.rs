@@ -141,9 +141,13 @@ impl Machine for Sim {
     fn linear_phys(&self, va: HypVa) -> Phys {
         Phys::new(va.raw().wrapping_add(PHYSVIRT))
     }
-    fn record(&self, pfn: Pfn) -> Option<&PageMeta> {
-        self.records
-            .get(usize::try_from(pfn.raw().checked_sub(self.base)?).ok()?)
+    fn records(&self, pages: PfnRange) -> Option<&[PageMeta]> {
+        let span = self.map.span(pages.start().phys());
+        if span.access.is_none() || !span.covers(pages) {
+            return None;
+        }
+        let first = usize::try_from(pages.start().raw() - self.base).ok()?;
+        self.records.get(first..first + pages.count() as usize)
     }
     fn read_word(&self, table: Phys, index: usize) -> u64 {
         assert!(table.is_page_aligned());
