@@ -17,11 +17,13 @@
     )
 )]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pkvm_types::Phys;
 
+mod slot;
 #[cfg(test)]
 mod tests;
+
+pub use slot::BootArgs;
 
 /// PSCI's `SUCCESS`.
 pub const SUCCESS: u64 = 0;
@@ -139,71 +141,6 @@ pub fn find_cpu(mpidr: u64, logical_map: &[u64]) -> Option<usize> {
         return None;
     }
     logical_map.iter().position(|&known| known == mpidr)
-}
-
-/// Where the host wants a CPU to go on: one slot per CPU for CPU_ON and another for suspend.
-///
-/// For CPU_ON the caller claims the target's slot, fills it and calls firmware; the target takes the words and frees
-/// the slot. While a start is under way a second one finds the slot claimed.
-#[derive(Debug)]
-pub struct BootArgs {
-    claimed: AtomicU32,
-    pc: AtomicU64,
-    r0: AtomicU64,
-}
-
-impl BootArgs {
-    /// A free slot. All of its bytes are zero.
-    pub const fn new() -> Self {
-        Self {
-            claimed: AtomicU32::new(0),
-            pc: AtomicU64::new(0),
-            r0: AtomicU64::new(0),
-        }
-    }
-
-    /// Claims the slot and fills it; `false` if it is claimed already.
-    #[must_use]
-    pub fn claim(&self, pc: u64, r0: u64) -> bool {
-        if self
-            .claimed
-            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
-            return false;
-        }
-        self.store(pc, r0);
-        true
-    }
-
-    /// Frees a slot whose start failed.
-    pub fn release(&self) {
-        self.claimed.store(0, Ordering::Release);
-    }
-
-    /// On the CPU that was started: takes the entry point and context, and frees the slot.
-    pub fn take(&self) -> (u64, u64) {
-        let words = self.load();
-        self.release();
-        words
-    }
-
-    /// Fills the slot without a claim: only a CPU itself writes its suspend slot.
-    pub fn store(&self, pc: u64, r0: u64) {
-        self.pc.store(pc, Ordering::Relaxed);
-        self.r0.store(r0, Ordering::Relaxed);
-    }
-
-    /// The entry point and context.
-    pub fn load(&self) -> (u64, u64) {
-        (self.pc.load(Ordering::Relaxed), self.r0.load(Ordering::Relaxed))
-    }
-}
-
-impl Default for BootArgs {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// Where firmware lets a CPU enter EL2.

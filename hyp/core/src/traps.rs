@@ -156,7 +156,6 @@ impl VmFeatures {
 const VGIC_NONE: u32 = 0;
 const VGIC_V2: u32 = 5;
 const VGIC_V3: u32 = 7;
-const VGIC_V5: u32 = 16;
 
 /// The machine's GIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,15 +171,14 @@ pub enum Gic {
 }
 
 /// Checks that the machine can run a VM whose GIC the host calls `model`; [`Error::Invalid`] if not. EL2 would access
-/// registers that are not there.
+/// registers that are not there. A GICv5 model (16) is refused on every machine: EL2 does not switch its state.
 pub const fn check_vgic_model(model: u32, kind: VmKind, gic: Gic) -> Result<()> {
     // Without a GIC of its own a VM gets the machine's CPU interface with everything off.
     let fits = matches!(
         (model, gic, kind),
         (VGIC_NONE, _, _)
-            | (VGIC_V2, Gic::V2 | Gic::V3 | Gic::V5WithLegacy, VmKind::Normal)
+            | (VGIC_V2, Gic::V2 | Gic::V3, VmKind::Normal)
             | (VGIC_V3, Gic::V3 | Gic::V5WithLegacy, _)
-            | (VGIC_V5, Gic::V5 | Gic::V5WithLegacy, VmKind::Normal)
     );
     if fits { Ok(()) } else { Err(Error::Invalid) }
 }
