@@ -38,8 +38,6 @@ pub fn record_pages(base: u64, bytes: u64) -> Option<(u64, u64)> {
 /// The pools within EL2's memory, one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carve {
-    /// For the ownership self-test, where the kernel is configured for it.
-    pub selftest: Option<PfnRange>,
     /// Behind the page records.
     pub records: PfnRange,
     /// The kernel provisions these for a VM table of pointers.
@@ -50,6 +48,9 @@ pub struct Carve {
     pub host_tables: PfnRange,
     /// For the FF-A proxy's mailboxes and descriptor buffer.
     pub ffa: PfnRange,
+    /// For the ownership self-test, where the kernel is configured for it: all the rest, since the kernel rounds the
+    /// reservation up and the test can use more than the kernel sets apart for it.
+    pub selftest: Option<PfnRange>,
 }
 
 /// Divides `memory` for the memory map `regions` of (base, bytes). [`Error::NoMemory`] where it is too small.
@@ -71,17 +72,29 @@ pub fn carve(
     }
     let device = tables_for(DEVICE_BYTES >> PAGE_SHIFT).ok_or(Error::NoMemory)?;
     let hyp_tables = tables.checked_add(device).ok_or(Error::NoMemory)?;
-    let host_tables = hyp_tables.checked_add(CONCATENATION_SPARE).ok_or(Error::NoMemory)?;
+    let host_tables = hyp_tables
+        .checked_add(CONCATENATION_SPARE)
+        .ok_or(Error::NoMemory)?;
 
-    let mut cut = Cutter { next: memory.start(), left: memory.count() };
-    Ok(Carve {
-        selftest: if selftest_pages == 0 { None } else { Some(cut.take(selftest_pages)?) },
+    let mut cut = Cutter {
+        next: memory.start(),
+        left: memory.count(),
+    };
+    let mut carve = Carve {
         records: cut.take(records)?,
         vm_table: cut.take(vm_table_bytes.div_ceil(PAGE_SIZE))?,
         hyp_tables: cut.take(hyp_tables)?,
         host_tables: cut.take(host_tables)?,
         ffa: cut.take(ffa_pages)?,
-    })
+        selftest: None,
+    };
+    if selftest_pages != 0 {
+        if cut.left < selftest_pages {
+            return Err(Error::NoMemory);
+        }
+        carve.selftest = Some(cut.take(cut.left)?);
+    }
+    Ok(carve)
 }
 
 struct Cutter {
@@ -114,13 +127,14 @@ mod tests {
         let regions = [(0x4000_0000, 2 * GIB), (0x10_0000_0000, GIB / 2)];
         let carve = carve(memory(0x4000), regions.into_iter(), 255 * 8, 32, 11).unwrap();
         let pieces = [
-            carve.selftest.unwrap(),
             carve.records,
             carve.vm_table,
             carve.hyp_tables,
             carve.host_tables,
             carve.ffa,
+            carve.selftest.unwrap(),
         ];
+        assert_eq!(carve.selftest.unwrap().last(), memory(0x4000).last());
         for pair in pieces.windows(2) {
             assert_eq!(pair[0].last().raw() + 1, pair[1].start().raw());
         }
@@ -143,9 +157,12 @@ mod tests {
     fn a_reservation_one_page_short_is_refused() {
         let regions = [(0x4000_0000, GIB)];
         let whole = carve(memory(0x4000), regions.into_iter(), 255 * 8, 32, 11).unwrap();
-        let used = whole.ffa.last().raw() + 1 - 0x5_0000;
+        let used = whole.ffa.last().raw() + 1 - 0x5_0000 + 32;
         assert!(carve(memory(used), regions.into_iter(), 255 * 8, 32, 11).is_ok());
-        assert_eq!(carve(memory(used - 1), regions.into_iter(), 255 * 8, 32, 11), Err(Error::NoMemory));
+        assert_eq!(
+            carve(memory(used - 1), regions.into_iter(), 255 * 8, 32, 11),
+            Err(Error::NoMemory)
+        );
     }
 
     #[test]

@@ -11,9 +11,13 @@ use crate::state::{GUEST_CONFIG, with_host_hyp};
 
 /// Runs the test on `pages`, which are EL2's, if there are enough. An error fails the boot of EL2.
 pub fn run(held: &mut Held<Root>, pages: Option<PfnRange>) -> Result<()> {
-    let Some(config) = *GUEST_CONFIG.get() else { return Ok(()) };
+    let Some(config) = *GUEST_CONFIG.get() else {
+        return Ok(());
+    };
     let needed = selftest::pages_needed(&config);
-    let Some(pages) = pages.filter(|pages| pages.count() >= needed) else { return Ok(()) };
+    let Some(pages) = pages.filter(|pages| pages.count() >= needed) else {
+        return Ok(());
+    };
     let pages = PfnRange::checked(pages.start(), needed)?;
     with_host_hyp(held, |host, hyp| {
         let pages = HypPages::claim(&HW, hyp, pages)?;
