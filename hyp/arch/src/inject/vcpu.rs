@@ -122,3 +122,7 @@ pub fn inject_running(esr: u64, mte: Mte) -> (u64, Pstate) {
 
 /// ESR_ELx of an undefined instruction: exception class "unknown", 32-bit instruction.
 pub const ESR_UNDEFINED: u64 = 1 << 25;
+
+#[cfg(test)]
+#[path = "vcpu_tests.rs"]
+mod tests;

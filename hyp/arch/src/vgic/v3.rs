@@ -463,3 +463,7 @@ impl CpuIf for Live {
         isb();
     }
 }
+
+#[cfg(test)]
+#[path = "v3_tests.rs"]
+mod tests;
