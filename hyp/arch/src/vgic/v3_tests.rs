@@ -29,7 +29,8 @@ fn interface(lrs: u64) -> VgicV3 {
 
 fn writes_of(log: &[Event], reg: Enc) -> std::vec::Vec<u64> {
     log.iter()
-        .filter_map(|event| matches!(event, Event::Write(r, _) if *r == reg).then(|| value(event)))
+        .filter(|event| matches!(event, Event::Write(r, _) if *r == reg))
+        .map(value)
         .collect()
 }
 
@@ -80,7 +81,7 @@ fn saving_keeps_what_the_guest_left_and_turns_the_interface_off() {
     let pending = 1 << 62;
     for (n, reg) in LRS.into_iter().enumerate() {
         cpu_if.set_lr(n, pending | n as u64);
-        fake::set_reg(reg, 1 << 63 | 0x40 + n as u64);
+        fake::set_reg(reg, 1 << 63 | (0x40 + n as u64));
     }
     // The guest is done with the second.
     fake::set_reg(ICH_ELRSR_EL2, 0b1010);
@@ -230,7 +231,7 @@ fn trapped(esr: u64) -> Trapped {
 #[test]
 fn a_trapped_acknowledge_gives_the_guest_its_interrupt() {
     let Trapped { vcpu, vm } = trapped(sys64(12, 12, 0, 3, Read));
-    fake::set_reg(ICH_LR0_EL2, 1 << 62 | 1 << 60 | 0x80 << 48 | 42);
+    fake::set_reg(ICH_LR0_EL2, 1 << 62 | 1 << 60 | 0x80 << 48 | 0x2a);
     fake::set_reg(ICH_VMCR_EL2, 0xf800_0002 | 3 << 18);
     assert_eq!(perform_cpuif_access(vcpu, vm), Access::Handled);
     assert_eq!(vcpu.ctxt().reg(3), 42);
