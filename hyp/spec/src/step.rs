@@ -81,12 +81,18 @@ impl<const P: usize, const V: usize, const G: usize> World<P, V, G> {
         }
     }
 
-    /// The page of a frame. Memory outside of the window that the world keeps stands as the host's.
+    /// The page of a frame. What is outside of the window that the world keeps is out of reach for every call: the
+    /// hypervisor's, as its text is.
     fn page(&self, layout: &Layout, pfn: u64) -> Page {
-        pfn.checked_sub(layout.base)
+        let kept = pfn
+            .checked_sub(layout.base)
             .and_then(|index| self.pages.get(index as usize))
-            .copied()
-            .unwrap_or_default()
+            .copied();
+        kept.unwrap_or(Page {
+            holder: Holder::Hyp,
+            loan: Loan::None,
+            text: true,
+        })
     }
 
     fn page_mut(&mut self, layout: &Layout, pfn: u64) -> &mut Page {
@@ -457,7 +463,7 @@ impl<const P: usize, const V: usize, const G: usize> World<P, V, G> {
             return Err(Error::Fault);
         }
         let page = self.page(layout, pfn);
-        if page.host_state() != PageState::NoPage {
+        if page.host_state() != PageState::NoPage || layout.is_nomap(pfn) {
             return Err(Error::Again);
         }
         let Holder::Guest(vm, gfn) = page.holder else {

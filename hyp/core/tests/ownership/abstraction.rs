@@ -307,6 +307,31 @@ impl Rig {
         }
     }
 
+    /// Makes a call that may fail for want of memory as well: then nothing has changed.
+    pub fn check_or_no_memory<const P: usize, const V: usize, const G: usize>(
+        &mut self,
+        before: &World<P, V, G>,
+        call: Call,
+    ) -> (Outcome, World<P, V, G>) {
+        let (want, after) = before.step(&self.layout, call);
+        let got = self.call(call);
+        let is = self.world::<P, V, G>();
+        if got == Err(Error::NoMemory) {
+            assert!(
+                is == *before,
+                "{call:x?} ran out of memory and left {is:x?}, not {before:x?}"
+            );
+        } else {
+            assert!(
+                got == want && is == after,
+                "{call:x?} gives {got:?}, not {want:?}, and {is:x?}, not {after:x?}"
+            );
+        }
+        self.exchange_secrets(&is);
+        self.fill_tlb();
+        (got, is)
+    }
+
     /// Makes a call and compares everything with the specification.
     pub fn check<const P: usize, const V: usize, const G: usize>(
         &mut self,

@@ -47,6 +47,8 @@ pub struct Plan {
     pub features: Features,
     /// The first guest frame that matters.
     pub guest_base: u64,
+    /// Whether the parts of memory lie in blocks of their own, so that they share no last-level table.
+    pub apart: bool,
 }
 
 impl Plan {
@@ -64,6 +66,7 @@ impl Plan {
             xnx: false,
         },
         guest_base: 0x10,
+        apart: false,
     };
 
     /// Bits of every address.
@@ -78,12 +81,20 @@ impl Plan {
 
     /// The frame that may not be mapped.
     pub const fn nomap(&self) -> u64 {
-        self.base() + self.pages + 2
+        if self.apart {
+            3 * block_pages()
+        } else {
+            self.base() + self.pages + 2
+        }
     }
 
     /// The first frame of what the hypervisor needs, which is its text.
     pub const fn text(&self) -> u64 {
-        self.nomap() + 2
+        if self.apart {
+            5 * block_pages()
+        } else {
+            self.nomap() + 2
+        }
     }
 
     fn meta(&self) -> u64 {
@@ -501,7 +512,7 @@ impl Rig {
         let slot = &mut self.vms[vm as usize];
         slot.phase = Phase::Gone;
         let mut guest = slot.guest.take().unwrap();
-        let mut memcache = slot.memcache;
+        let mut memcache = std::mem::take(&mut slot.memcache);
         let mut last = None;
         while let Some(page) =
             mem::guest_pop_table(&self.m, &mut guest).or_else(|| mem::memcache_pop(&self.m, &mut memcache))

@@ -2,7 +2,7 @@
 //! A machine of words in vectors. Its TLBs are as unhelpful as the architecture allows: they hold every translation that was
 //! valid when the test last looked, until an invalidation that reaches all CPUs names it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use pkvm_core::machine::{Features, Machine, Reach, Shareability, Stage2Id, TlbLevel};
 use pkvm_core::mem::MemoryMap;
@@ -45,7 +45,7 @@ pub struct Sim {
     features: Features,
     base: u64,
     records: Vec<PageMeta>,
-    words: Vec<Cell<u64>>,
+    pages: Vec<OnceCell<Box<[Cell<u64>]>>>,
     writes: Cell<u64>,
     tlb: RefCell<Vec<Cached>>,
     log: RefCell<Vec<Event>>,
@@ -60,7 +60,7 @@ impl Sim {
             features,
             base,
             records: (0..count).map(|_| PageMeta::new()).collect(),
-            words: vec![Cell::new(0); count * PTES_PER_TABLE as usize],
+            pages: (0..count).map(|_| OnceCell::new()).collect(),
             writes: Cell::new(0),
             tlb: RefCell::default(),
             log: RefCell::default(),
@@ -68,17 +68,19 @@ impl Sim {
         }
     }
 
-    fn cell(&self, pfn: u64, index: usize) -> &Cell<u64> {
-        let page = usize::try_from(pfn - self.base).unwrap();
-        &self.words[page * PTES_PER_TABLE as usize + index]
+    fn page(&self, pfn: u64) -> &OnceCell<Box<[Cell<u64>]>> {
+        &self.pages[usize::try_from(pfn - self.base).unwrap()]
     }
 
     pub fn word(&self, pfn: u64, index: usize) -> u64 {
-        self.cell(pfn, index).get()
+        self.page(pfn).get().map_or(0, |page| page[index].get())
     }
 
     pub fn set_word(&self, pfn: u64, index: usize, value: u64) {
-        self.cell(pfn, index).set(value);
+        let page = self
+            .page(pfn)
+            .get_or_init(|| vec![Cell::new(0); PTES_PER_TABLE as usize].into());
+        page[index].set(value);
         self.writes.set(self.writes.get() + 1);
     }
 
@@ -158,7 +160,10 @@ impl Machine for Sim {
         self.set_word(Pfn::of(table).raw(), index, value);
     }
     fn zero_page(&self, pfn: Pfn) {
-        (0..PTES_PER_TABLE as usize).for_each(|index| self.set_word(pfn.raw(), index, 0));
+        if let Some(page) = self.page(pfn.raw()).get() {
+            page.iter().for_each(|word| word.set(0));
+        }
+        self.writes.set(self.writes.get() + 1);
     }
     fn scrub_page(&self, pfn: Pfn, reach: Reach, link: u64) {
         if reach == Reach::Fixmap {
