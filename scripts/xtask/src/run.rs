@@ -10,6 +10,22 @@ use std::time::Instant;
 
 /// The suite of the runner that holds the main job.
 const SUITE: &str = "tour";
+/// What a test of the suite shows, in the words of a summary.
+const POINTS: &[(&str, &str)] = &[
+    (
+        "tour/protected-mode",
+        "the host runs below EL2, and every CPU of it is protected",
+    ),
+    (
+        "tour/linux",
+        "an unmodified Linux runs protected: vCPUs, console, shell, and a disk through shared memory",
+    ),
+    (
+        "tour/memory",
+        "what a guest shares the host sees, what it keeps the host does not get, and all comes back zeroed",
+    ),
+    ("tour/beside", "a normal VM runs beside a protected one"),
+];
 /// What of the host kernel's log belongs to the story.
 const HOST_WORDS: &[&str] = &[
     "Linux version",
@@ -126,7 +142,7 @@ impl Story {
         for word in ["ok ", "FAIL ", "skip "] {
             if line.starts_with(word) {
                 self.failed += u32::from(word == "FAIL ");
-                self.results.push(line.to_owned());
+                self.results.push(summary(word, line));
                 return vec![format!("{line}\n")];
             }
         }
@@ -140,6 +156,10 @@ impl Story {
         let text = strip_stamp(console);
         let body = text.trim_start();
         if let Some(remark) = body.strip_prefix("# ") {
+            // The test of the mode repeats the host's own log.
+            if ["kvm", "CPU"].iter().any(|word| remark.starts_with(word)) {
+                return None;
+            }
             // A guest's console comes as "name| words", the test's own words without.
             let spoken = remark.split_once("| ").filter(|(name, _)| !name.contains(' '));
             return Some(match spoken {
@@ -161,6 +181,21 @@ impl Story {
             .iter()
             .any(|word| body.contains(word))
             .then(|| format!("      host | {body}"))
+    }
+}
+
+/// A runner's line (`ok CPU SUITE/TEST TIME`) as a point of the summary.
+fn summary(word: &str, line: &str) -> String {
+    let point = POINTS
+        .iter()
+        .find(|(test, _)| line.split_whitespace().any(|w| w == *test));
+    match point {
+        Some((_, text)) if word == "ok " => {
+            let took = line.rsplit_once("  ").map_or("", |(_, took)| took.trim());
+            format!("ok    {text} ({took})")
+        }
+        Some((_, text)) => format!("{word:<5} {text}: {line}"),
+        None => line.to_owned(),
     }
 }
 
