@@ -86,3 +86,37 @@ pub fn put_value(data: &mut [u8], value: u64) {
         *to = from;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Word(AtomicU64);
+
+    impl MmioDevice for Word {
+        fn read(&self, at: Access, data: &mut [u8]) {
+            put_value(data, self.0.load(Ordering::Relaxed) + at.offset);
+        }
+
+        fn write(&self, _: Access, data: &[u8]) -> Option<Outcome> {
+            self.0.store(value_of(data), Ordering::Relaxed);
+            None
+        }
+    }
+
+    #[test]
+    fn accesses_find_their_window_or_nothing() {
+        let mut bus = Bus::default();
+        bus.add(0x1000, 0x100, Arc::new(Word(AtomicU64::new(0))));
+        assert_eq!(bus.write(0, 0x1000, &[0x34, 0x12]), None);
+        let mut data = [0; 4];
+        bus.read(0, 0x10fc, &mut data);
+        assert_eq!(value_of(&data), 0x1234 + 0xfc);
+        // Across its end, beside it, and around the end of the address space: nobody answers.
+        for addr in [0x10fd, 0xfff, 0x1100, u64::MAX - 1] {
+            bus.read(0, addr, &mut data);
+            assert_eq!(value_of(&data), 0xffff_ffff);
+        }
+    }
+}

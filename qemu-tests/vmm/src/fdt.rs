@@ -149,3 +149,35 @@ fn write(machine: &Machine<'_>) -> std::result::Result<Vec<u8>, vm_fdt::Error> {
     fdt.end_node(root)?;
     fdt.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine<'a>(pool: Option<(u64, u64)>) -> Machine<'a> {
+        Machine {
+            mpidrs: &[0, 1],
+            ram: 256 << 20,
+            pool,
+            initrd: Some((0x4800_0000, 0x4810_0000)),
+            cmdline: "console=ttyS0",
+            seed: &[7; 64],
+            virtio: 1,
+        }
+    }
+
+    fn has(blob: &[u8], text: &str) -> bool {
+        blob.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    #[test]
+    fn the_pool_is_named_only_where_there_is_one() {
+        let with = build(&machine(Some((0x4fc0_0000, 4 << 20)))).unwrap();
+        let without = build(&machine(None)).unwrap();
+        assert_eq!(with[..4], [0xd0, 0x0d, 0xfe, 0xed]);
+        assert!(has(&with, "restricted-dma-pool") && has(&with, "memory-region"));
+        assert!(!has(&without, "restricted-dma-pool") && !has(&without, "memory-region"));
+        assert!(has(&with, "console=ttyS0") && has(&with, "cpu@1") && !has(&with, "cpu@2"));
+        assert!(with.len() as u64 <= map::FDT_MAX);
+    }
+}

@@ -23,6 +23,8 @@ pub mod serial;
 pub mod testdev;
 pub mod touch;
 pub mod virtio;
+#[cfg(test)]
+mod virtio_tests;
 #[cfg(target_arch = "aarch64")]
 pub mod vm;
 

@@ -34,8 +34,11 @@ impl GuestRam {
     /// Maps the RAM. Errors: sizes that are no multiple of [`RAM_ALIGN`], or no memory.
     pub fn new(config: RamConfig) -> Result<Self> {
         let main = config.size.checked_sub(config.pool).filter(|main| *main > 0);
-        let (true, true, Some(main)) = (config.size % RAM_ALIGN == 0, config.pool % RAM_ALIGN == 0, main)
-        else {
+        let (true, true, Some(main)) = (
+            config.size.is_multiple_of(RAM_ALIGN),
+            config.pool.is_multiple_of(RAM_ALIGN),
+            main,
+        ) else {
             return Err(Error::Setup(format!(
                 "memory of {} bytes with a pool of {} bytes: both must be multiples of 2 MiB, the pool the smaller",
                 config.size, config.pool

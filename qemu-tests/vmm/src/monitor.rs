@@ -48,7 +48,7 @@ const OP_COUNT: u64 = 5;
 const STATUS_EXCEPTION: u64 = 1;
 
 /// How long a command may take; emulation on a loaded machine is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 std::arch::global_asm!(include_str!("monitor.S"));
 

@@ -85,7 +85,8 @@ impl<F: FnMut(String) + Send> Write for LineSink<F> {
         for byte in bytes {
             match byte {
                 b'\n' => {
-                    (self.deliver)(String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned())
+                    let line = std::mem::take(&mut self.line);
+                    (self.deliver)(String::from_utf8_lossy(&line).into_owned());
                 }
                 b'\r' => {}
                 other => self.line.push(*other),

@@ -199,3 +199,47 @@ impl MmioDevice for TestDevice {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Access {
+        Access { cpu: 0, offset }
+    }
+
+    fn read(device: &TestDevice, offset: u64) -> u64 {
+        let mut data = [0; 8];
+        device.read(at(offset), &mut data);
+        value_of(&data)
+    }
+
+    #[test]
+    fn a_command_goes_out_and_its_reply_comes_back() {
+        let mut params = [0; WORDS];
+        params[31] = 9;
+        let (device, channels) = TestDevice::new(1, params, Box::new(std::io::sink()), Arc::default());
+        assert_eq!(read(&device, PARAM + 8 * 31), 9);
+        assert_eq!(read(&device, PARAM + 8 * 32), 0);
+
+        channels[0]
+            .commands
+            .send(Command {
+                op: 3,
+                args: [1, 2, 3, 4, 5, 6, 7, 8],
+            })
+            .unwrap();
+        assert_eq!(read(&device, NEXT), 3);
+        assert_eq!(read(&device, ARG + 8 * 7), 8);
+        assert_eq!(device.write(at(RESULT + 8), &77_u64.to_le_bytes()), None);
+        assert_eq!(device.write(at(DONE), &1_u64.to_le_bytes()), None);
+        let reply = channels[0].replies.try_recv().unwrap();
+        assert_eq!((reply.status, reply.results[0], reply.results[1]), (1, 0, 77));
+
+        drop(channels);
+        assert_eq!(read(&device, NEXT), OP_QUIT);
+        assert_eq!(device.write(at(EXIT), &[5]), Some(Outcome::Exit(5)));
+        assert_eq!(device.write(at(REPORT + 16), &[1, 2]), None);
+        assert_eq!(device.reports()[2], 0x201);
+    }
+}

@@ -9,20 +9,25 @@
     reason = "a signal handler that resumes after a known instruction, and loads of raw addresses"
 )]
 
+use crate::memory::GuestRam;
 use crate::{Error, Result};
 use std::cell::Cell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Once;
 use vmm_sys_util::signal::register_signal_handler;
 
 /// A SIGSEGV, as the kernel described it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segv {
-    /// `si_code`: [`SEGV_ACCERR`] for a stage-2 fault, 1 (SEGV_MAPERR) where nothing is mapped.
+    /// `si_code`: [`SEGV_ACCERR`] for a stage-2 fault, [`SEGV_MAPERR`] where nothing is mapped.
     pub code: i32,
     /// `si_addr`.
     pub address: u64,
 }
 
+/// The `si_code` of an access to an address where nothing is mapped.
+pub const SEGV_MAPERR: i32 = 1;
 /// The `si_code` of an access that is not allowed though there is a mapping.
 pub const SEGV_ACCERR: i32 = 2;
 
@@ -32,14 +37,28 @@ thread_local! {
 
 static INSTALL: Once = Once::new();
 
-/// Loads the 64-bit word at `address`.
-pub fn load(address: *const u64) -> std::result::Result<u64, Segv> {
+/// Loads the 64-bit word that the guest has at `ipa`.
+pub fn load(ram: &GuestRam, ipa: u64) -> std::result::Result<u64, Segv> {
+    let address = host(ram, ipa)?;
     access(|| raw::load(address))
 }
 
-/// Stores `value` in the 64-bit word at `address`.
-pub fn store(address: *mut u64, value: u64) -> std::result::Result<(), Segv> {
+/// Stores `value` in the 64-bit word that the guest has at `ipa`.
+pub fn store(ram: &GuestRam, ipa: u64, value: u64) -> std::result::Result<(), Segv> {
+    let address = host(ram, ipa)?;
     access(|| raw::store(address, value))
+}
+
+/// This process's address of an aligned word; where the guest has no memory there is nothing mapped.
+fn host(ram: &GuestRam, ipa: u64) -> std::result::Result<*mut u64, Segv> {
+    let nothing = Segv {
+        code: SEGV_MAPERR,
+        address: ipa,
+    };
+    if !ipa.is_multiple_of(8) {
+        return Err(nothing);
+    }
+    ram.host_address(ipa).map(<*mut u8>::cast).map_err(|_| nothing)
 }
 
 fn access<T>(body: impl FnOnce() -> T) -> std::result::Result<T, Segv> {
@@ -70,12 +89,12 @@ mod raw {
     );
 
     unsafe extern "C" {
-        fn pvm_touch_load(address: *const u64) -> u64;
+        fn pvm_touch_load(address: *mut u64) -> u64;
         fn pvm_touch_store(address: *mut u64, value: u64);
         fn pvm_touch_end();
     }
 
-    pub fn load(address: *const u64) -> u64 {
+    pub fn load(address: *mut u64) -> u64 {
         // SAFETY: the load's only effects are its value or a signal that the handler turns into an error; the address is
         // of guest memory, which no Rust reference covers.
         let value = unsafe { pvm_touch_load(address) };
@@ -112,7 +131,7 @@ mod raw {
 
 #[cfg(not(target_arch = "aarch64"))]
 mod raw {
-    pub fn load(_: *const u64) -> u64 {
+    pub fn load(_: *mut u64) -> u64 {
         0
     }
     pub fn store(_: *mut u64, _: u64) {}
@@ -147,31 +166,56 @@ extern "C" fn on_segv(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut 
     }
 }
 
-/// Gives the kernel `len` bytes at `address` to read, by writing them to a pipe. `len` must fit in an empty pipe.
-pub fn syscall_read(address: *const u8, len: usize) -> std::io::Result<Vec<u8>> {
-    let (reader, writer) = rustix::pipe::pipe()?;
-    // SAFETY: the range is guest memory in this process's mapping, which stays; the kernel only reads it.
-    let range = unsafe { std::slice::from_raw_parts(address, len) };
-    let count = rustix::io::write(&writer, range)?;
-    let mut bytes = vec![0; count];
-    rustix::io::read(&reader, &mut bytes)?;
-    Ok(bytes)
+/// The host's address of `len` bytes at `ipa` that lie in one region.
+fn range(ram: &GuestRam, ipa: u64, len: usize) -> Result<*mut u8> {
+    let start = ram.host_address(ipa)?;
+    let last = ram.host_address(ipa.saturating_add(len as u64).saturating_sub(1))?;
+    if last as usize - start as usize + 1 == len {
+        Ok(start)
+    } else {
+        Err(Error::Setup(format!(
+            "{len} bytes at IPA {ipa:#x} are not in one region"
+        )))
+    }
 }
 
-/// Has the kernel write `bytes` at `address`, by reading them from a pipe. They must fit in an empty pipe.
-pub fn syscall_write(address: *mut u8, bytes: &[u8]) -> std::io::Result<()> {
-    let (reader, writer) = rustix::pipe::pipe()?;
-    rustix::io::write(&writer, bytes)?;
-    // SAFETY: the range is guest memory in this process's mapping, which stays and which no other reference covers.
-    let range = unsafe { std::slice::from_raw_parts_mut(address, bytes.len()) };
-    rustix::io::read(&reader, range)?;
-    Ok(())
+/// Gives the kernel `len` bytes at `ipa` to read, by writing them to a pipe; returns the error number, 0 if it worked.
+/// They must fit in an empty pipe, and `len` must not be 0.
+pub fn syscall_read(ram: &GuestRam, ipa: u64, len: usize) -> Result<i32> {
+    let address = range(ram, ipa, len)?;
+    let (_reader, writer) = pipe()?;
+    // SAFETY: the range is in this process's mapping of the guest's memory, and the kernel checks each access to it.
+    let count = unsafe { libc::write(writer.as_raw_fd(), address.cast(), len) };
+    Ok(outcome(count))
 }
 
-/// Has the kernel read `len` bytes at `address` through its own mapping of the page (`/proc/self/mem`). Of a private page
+/// Has the kernel write `bytes` at `ipa`, by reading them from a pipe, under the conditions of [`syscall_read`].
+pub fn syscall_write(ram: &GuestRam, ipa: u64, bytes: &[u8]) -> Result<i32> {
+    let address = range(ram, ipa, bytes.len())?;
+    let (reader, writer) = pipe()?;
+    rustix::io::write(&writer, bytes).map_err(|e| Error::setup("write to a pipe", e))?;
+    // SAFETY: as in `syscall_read`; and no Rust reference covers the guest's memory.
+    let count = unsafe { libc::read(reader.as_raw_fd(), address.cast(), bytes.len()) };
+    Ok(outcome(count))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe().map_err(|e| Error::setup("pipe", e))
+}
+
+/// The error number that a system call left, 0 where it worked.
+fn outcome(count: isize) -> i32 {
+    if count < 0 {
+        std::io::Error::last_os_error().raw_os_error().unwrap_or(-1)
+    } else {
+        0
+    }
+}
+
+/// Has the kernel read `len` bytes at `ipa` through its own mapping of the page (`/proc/self/mem`). Of a private page
 /// this is the access that takes it away from the guest.
-pub fn remote_read(address: *const u8, len: usize) -> Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
+pub fn remote_read(ram: &GuestRam, ipa: u64, len: usize) -> Result<Vec<u8>> {
+    let address = range(ram, ipa, len)?;
     let mut bytes = vec![0; len];
     std::fs::File::open("/proc/self/mem")
         .and_then(|mem| mem.read_exact_at(&mut bytes, address as u64))

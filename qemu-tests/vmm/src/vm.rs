@@ -250,7 +250,7 @@ impl Running {
     /// Waits for the end, however long it takes.
     pub fn wait(&self) -> Result<Outcome> {
         loop {
-            if let Some(result) = self.wait_for(Duration::from_secs(3600)) {
+            if let Some(result) = self.wait_for(Duration::from_hours(1)) {
                 return result;
             }
         }
@@ -421,7 +421,7 @@ fn set_attr(device: &DeviceFd, group: u32, attr: u64, value: Option<&u64>, what:
 
 /// The id of the core register at `offset` in `struct kvm_regs` (64-bit registers only).
 fn core_reg_id(offset: u64) -> u64 {
-    kb::KVM_REG_ARM64 | kb::KVM_REG_SIZE_U64 | u64::from(kb::KVM_REG_ARM_CORE) | offset / 4
+    kb::KVM_REG_ARM64 | kb::KVM_REG_SIZE_U64 | u64::from(kb::KVM_REG_ARM_CORE) | (offset / 4)
 }
 
 /// The id of a system register by its encoding.

@@ -5,7 +5,7 @@ use crate::Context;
 use crate::report::line;
 use pkvm_vmm::vm::Kind;
 use pkvm_vmm::{Error, Result};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -74,7 +74,7 @@ impl Guest {
         let mut child = command(context, options)
             .arg("--disk")
             .arg(&disk)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -103,6 +103,15 @@ impl Guest {
     /// Waits for a line that contains `marker`.
     pub fn await_line(&mut self, marker: &str, limit: Duration) -> std::result::Result<(), String> {
         self.drain(Some(marker), limit)
+    }
+
+    /// Types `text` on the guest's console.
+    pub fn type_in(&mut self, text: &str) -> std::result::Result<(), String> {
+        let stdin = self.child.stdin.as_mut().ok_or("its console takes no input")?;
+        stdin
+            .write_all(text.as_bytes())
+            .and_then(|()| stdin.flush())
+            .map_err(|e| e.to_string())
     }
 
     /// Takes the lines that are there already, so that the next one waited for is a new one.

@@ -9,18 +9,24 @@ use pkvm_vmm::vm::Kind;
 use std::time::Duration;
 
 /// How long a guest may take from boot to power-off under emulation, with others beside it.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_mins(2);
 
 /// A protected Linux guest does all that it should.
 pub fn linux(context: &Context, report: &mut Report) -> Result<()> {
-    report.say("pvm-run boots an unmodified Linux in a protected VM with 2 vCPUs and a disk");
+    report.say("pvm-run boots an unmodified Linux in a protected VM with 2 vCPUs and a disk, to a shell");
     let options = Options {
         name: "pvm",
         kind: Kind::Protected,
         cpus: 2,
-        extra: "",
+        extra: "guest.shell",
     };
     let mut guest = Guest::boot(context, &options)?;
+    let shell = guest
+        .await_line("GUEST shell", LIMIT)
+        .and_then(|()| guest.type_in("echo the shell says $((6 * 7)) to $(uname -m)\n"))
+        .and_then(|()| guest.await_line("the shell says 42 to aarch64", LIMIT))
+        .and_then(|()| guest.type_in("exit\n"));
+    report.result("pvm has a shell on its console", shell);
     judge(&mut guest, &options, report);
     Ok(())
 }

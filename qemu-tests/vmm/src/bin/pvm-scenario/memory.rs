@@ -19,7 +19,9 @@ pub const RAM: RamConfig = RamConfig {
     inherit: false,
 };
 /// SMCCC INVALID_PARAMETER.
-const INVALID: u64 = -3_i64 as u64;
+const INVALID: u64 = (-3_i64).cast_unsigned();
+/// SMCCC NOT_SUPPORTED.
+const NOT_SUPPORTED: u64 = (-1_i64).cast_unsigned();
 /// How many pages the guest fills, to be found zeroed at the end.
 const PAGES: u64 = 256;
 
@@ -33,11 +35,6 @@ pub fn worked<T>(result: std::result::Result<T, Failure>) -> std::result::Result
     result.map_err(|failure| Error::Setup(failure.to_string()))
 }
 
-/// The host's address of a guest word.
-pub fn host(ram: &GuestRam, ipa: u64) -> Result<*mut u64> {
-    Ok(ram.host_address(ipa)?.cast())
-}
-
 /// SIGSEGV with the code that the kernel gives for stage 2, or what came instead.
 fn refused<T: std::fmt::Debug>(
     touched: std::result::Result<T, touch::Segv>,
@@ -48,10 +45,10 @@ fn refused<T: std::fmt::Debug>(
     }
 }
 
-/// How many words of the page that the host maps at `address` are not zero. None: it cannot be read.
-fn nonzero_words(address: *const u64, page: u64) -> Option<u64> {
+/// How many words of the page at `ipa` are not zero. None: the host cannot read it.
+fn nonzero_words(ram: &GuestRam, ipa: u64, page: u64) -> Option<u64> {
     (0..page / 8).try_fold(0, |count, index| {
-        let word = touch::load(address.wrapping_add(index as usize)).ok()?;
+        let word = touch::load(ram, ipa + index * 8).ok()?;
         Some(count + u64::from(word != 0))
     })
 }
@@ -70,12 +67,12 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     ));
     worked(vm.store(shared, 0x5eed_0001))?;
     report.equal("the guest shares a page", worked(vm.share(shared))?, 0);
-    let seen = touch::load(host(&ram, shared)?);
+    let seen = touch::load(&ram, shared);
     report.say(format_args!("the host reads there: {seen:x?}"));
     report.equal("the host reads the guest's pattern in it", seen, Ok(0x5eed_0001));
     report.equal(
         "the host writes to it",
-        touch::store(host(&ram, shared)?, 0x0405_7000),
+        touch::store(&ram, shared, 0x0405_7000),
         Ok(()),
     );
     report.equal(
@@ -85,7 +82,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     );
 
     report.equal("the guest takes the page back", worked(vm.unshare(shared))?, 0);
-    let touched = touch::load(host(&ram, shared)?);
+    let touched = touch::load(&ram, shared);
     report.say(format_args!("the host reads there: {touched:x?}"));
     report.result("the host has lost it", refused(touched));
     report.equal(
@@ -96,33 +93,27 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     report.equal("the guest shares it again", worked(vm.share(shared))?, 0);
     report.equal(
         "the host sees it again",
-        touch::load(host(&ram, shared)?),
+        touch::load(&ram, shared),
         Ok(0x0405_7000),
     );
 
     report.say(format_args!("the guest keeps 0x5ec7e7 at {secret:#x} to itself"));
     worked(vm.store(secret, 0x5e_c7e7))?;
-    let touched = touch::load(host(&ram, secret)?);
+    let touched = touch::load(&ram, secret);
     report.say(format_args!("the VMM loads from it: {touched:x?}"));
     report.result("a load of a private page is a SIGSEGV", refused(touched));
     report.result(
         "a store to a private page is a SIGSEGV",
-        refused(touch::store(host(&ram, secret)?, 0)),
+        refused(touch::store(&ram, secret, 0)),
     );
-    let read = touch::syscall_read(host(&ram, secret)?.cast(), 64);
-    report.say(format_args!("a system call reads from it: {read:?}"));
-    let errno = |r: std::io::Result<()>| r.map_err(|e| e.raw_os_error());
-    report.equal(
-        "a system call that reads it gets EFAULT",
-        errno(read.map(drop)),
-        Err(Some(libc::EFAULT)),
-    );
-    let written = errno(touch::syscall_write(host(&ram, secret)?.cast(), &[0xff; 64]));
-    report.equal(
-        "a system call that writes it gets EFAULT",
-        written,
-        Err(Some(libc::EFAULT)),
-    );
+    let read = touch::syscall_read(&ram, secret, 64)?;
+    report.say(format_args!(
+        "a system call reads from it: {}",
+        std::io::Error::from_raw_os_error(read)
+    ));
+    report.equal("a system call that reads it gets EFAULT", read, libc::EFAULT);
+    let written = touch::syscall_write(&ram, secret, &[0xff; 64])?;
+    report.equal("a system call that writes it gets EFAULT", written, libc::EFAULT);
     report.equal(
         "the guest's secret is untouched",
         worked(vm.load(secret))?,
@@ -142,7 +133,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     report.say(format_args!(
         "the host's kernel itself reads {victim:#x} (by /proc/self/mem)"
     ));
-    let taken = touch::remote_read(host(&ram, victim)?.cast(), page as usize)?;
+    let taken = touch::remote_read(&ram, victim, page as usize)?;
     let zero = taken.iter().all(|byte| *byte == 0);
     report.result(
         "it gets the page, zeroed",
@@ -176,7 +167,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
         .chain((0..PAGES).map(|n| filled + n * page));
     let mut dirty = Vec::new();
     for ipa in private {
-        match nonzero_words(host(&ram, ipa)?, page) {
+        match nonzero_words(&ram, ipa, page) {
             Some(0) => {}
             Some(words) => dirty.push(format!("{ipa:#x}: {words} words are not zero")),
             None => dirty.push(format!("{ipa:#x}: the host cannot read it")),
@@ -186,7 +177,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
         Err(format!("{} pages, the first: {first}", dirty.len()))
     });
     report.result("every private page is back with the host, zeroed", first);
-    let back = touch::load(host(&ram, shared)?);
+    let back = touch::load(&ram, shared);
     report.equal("the shared page is back with its content", back, Ok(0x0405_7000));
     report.equal("no memory counts as locked", system::memory().locked, 0);
     drop(ram);
@@ -249,7 +240,7 @@ pub fn calls(_: &Context, report: &mut Report) -> Result<()> {
     );
     report.equal(
         "the host reads zero there",
-        touch::load(host(&ram, FREE + 4 * page)?),
+        touch::load(&ram, FREE + 4 * page),
         Ok(0),
     );
     report.equal(
@@ -266,7 +257,7 @@ pub fn calls(_: &Context, report: &mut Report) -> Result<()> {
     report.equal(
         "an unknown call",
         worked(vm.hvc(0xc600_0063, [0; 3]))?[0],
-        -1_i64 as u64,
+        NOT_SUPPORTED,
     );
     report.say("the guest shares the page with its own code and goes on running from it");
     report.equal("MEM_SHARE of the page it runs from", worked(vm.share(ENTRY))?, 0);
@@ -286,7 +277,7 @@ pub fn normal(_: &Context, report: &mut Report) -> Result<()> {
     let vm = Monitor::start(Kind::Normal, 1, RAM)?;
     let ram = vm.vm().ram().clone();
     worked(vm.fill(FREE, 4096, 8, 7))?;
-    let seen = touch::load(host(&ram, FREE + page)?);
+    let seen = touch::load(&ram, FREE + page);
     report.equal(
         "the host reads what a normal guest writes",
         seen,
@@ -294,11 +285,11 @@ pub fn normal(_: &Context, report: &mut Report) -> Result<()> {
     );
     report.equal(
         "the host writes to its memory",
-        touch::store(host(&ram, FREE)?, 42),
+        touch::store(&ram, FREE, 42),
         Ok(()),
     );
     report.equal("the guest reads what the host wrote", worked(vm.load(FREE))?, 42);
-    let read = touch::remote_read(host(&ram, FREE)?.cast(), 8)?;
+    let read = touch::remote_read(&ram, FREE, 8)?;
     report.equal("so does the host's kernel", read, 42_u64.to_le_bytes().to_vec());
     report.equal(
         "the guest is not offered MEM_SHARE",
@@ -308,7 +299,7 @@ pub fn normal(_: &Context, report: &mut Report) -> Result<()> {
     report.equal(
         "and the call is not there",
         worked(vm.share(FREE))?,
-        -1_i64 as u64,
+        NOT_SUPPORTED,
     );
     worked(vm.store(RAM_BASE + RAM.size - 8, 1))?;
     report.equal("the guest powers off", vm.power_off(), Ok(Outcome::PowerOff));

@@ -9,7 +9,7 @@
 use crate::Context;
 use crate::guest::{Guest, Options};
 use crate::linux::LIMIT;
-use crate::memory::{RAM, host, page_size, worked};
+use crate::memory::{RAM, page_size, worked};
 use crate::report::Report;
 use crate::system;
 use pkvm_vmm::bus::Outcome;
@@ -45,19 +45,19 @@ fn life(number: u64) -> Result<()> {
     }
     for index in 0..4 {
         let ipa = FREE + index * page;
-        if worked(vm.share(ipa))? != 0 || touch::load(host(&ram, ipa)?) != Ok(number + index) {
+        if worked(vm.share(ipa))? != 0 || touch::load(&ram, ipa) != Ok(number + index) {
             return Err(Error::Setup(format!("VM {number} could not share page {index}")));
         }
     }
-    if number % 3 == 0 && worked(vm.unshare(FREE))? != 0 {
+    if number.is_multiple_of(3) && worked(vm.unshare(FREE))? != 0 {
         return Err(Error::Setup(format!("VM {number} could not take a page back")));
     }
     match number % 4 {
         // A page is taken by force; the VM ends while it still holds its poison.
-        1 => drop(touch::remote_read(host(&ram, FREE + 10 * page)?.cast(), 8)?),
+        1 => drop(touch::remote_read(&ram, FREE + 10 * page, 8)?),
         // The guest runs into such a page.
         2 => {
-            touch::remote_read(host(&ram, FREE + 10 * page)?.cast(), 8)?;
+            touch::remote_read(&ram, FREE + 10 * page, 8)?;
             let end = vm.load(FREE + 10 * page);
             let Err(Failure::Ended(Err(Error::Run {
                 errno: libc::EFAULT, ..
@@ -77,7 +77,7 @@ fn life(number: u64) -> Result<()> {
         _ => {}
     }
     vm.destroy();
-    let word = touch::load(host(&ram, FREE + 11 * page)?);
+    let word = touch::load(&ram, FREE + 11 * page);
     if word != Ok(0) {
         return Err(Error::Setup(format!("VM {number} left {word:x?} in its memory")));
     }
