@@ -373,9 +373,19 @@ fn leave_guest(cpu: &Cpu, guest: &Guest) {
     ctxt::restore_host(cpu.host, guest.features);
 }
 
+/// Puts the traps of FP, SVE and SME in place that the host runs with, as every return from a guest does. What the kernel
+/// has no support for is undefined to the host from then on.
+pub fn set_host_traps() {
+    traps::deactivate_cptr();
+}
+
 /// For a panic during a run: gives the host enough of its world back to report it. The guest's state is lost.
 pub fn abandon(cpu: &Cpu, guest: &Guest) {
     timer::deactivate_traps();
+    if vgic::v3::has_cpuif() {
+        // Its trap bits hold for the host too, which sends interrupts to stop the other CPUs.
+        write::<ICH_HCR_EL2>(0);
+    }
     leave_guest(cpu, guest);
 }
 
