@@ -212,6 +212,7 @@ pub fn prot_finalize() -> Result<()> {
     unsafe { write_own::<HCR_EL2>(params.hcr_el2()) };
     // SAFETY: the host's own stage 2, and HCR_EL2 as it wants it.
     unsafe { Stage2::host(params).load() };
+    pkvm_arch::switch::set_host_traps();
     barrier::isb();
     tlbi::vmalls12e1();
     barrier::dsb_nsh();

@@ -122,6 +122,10 @@ impl Machine for Relay {
 const ENTRY_PSTATE: u64 = 0x3c5;
 
 fn enter_kernel((pc, r0): (u64, u64)) -> ! {
+    if host::is_deprivileged() {
+        // The assembler has opened the traps again, as for a CPU that boots.
+        pkvm_arch::switch::set_host_traps();
+    }
     let context = statics::host_data().ctxt();
     context.set_reg(0, r0);
     write_el2::<ELR_EL2>(pc);
