@@ -54,9 +54,9 @@ pub use reclaim::{
 pub use token::{HypPages, Pinned, Scrubbed};
 
 use ops::{HypOps, Stage2Ops, Words};
-use pkvm_pgtable::{HypAttrs, HypS1, Level, Slot, Stage2, Stage2Config};
+use pkvm_pgtable::{HypS1, Stage2, Stage2Config};
 use pkvm_pool::{Memcache, Pool};
-use pkvm_types::{Error, Handle, HypVa, Pfn, PfnRange, Phys, Result, Vmid};
+use pkvm_types::{Error, Handle, Pfn, PfnRange, Result, Vmid};
 
 use crate::machine::{Machine, Stage2Id};
 
@@ -72,15 +72,16 @@ impl Host {
     /// A host whose stage 2 is empty. `root` is the zeroed top-level table, as large and as aligned as `config` says;
     /// `pool` is the memory for all further tables. EL2 owns both. [`Error::Invalid`] for a root of the wrong shape.
     pub fn create<M: Machine>(m: &M, config: Stage2Config, root: PfnRange, pool: PfnRange) -> Result<Self> {
-        let phys = check_root(m, &config, root)?;
+        let s2 = new_stage2(m, config, root)?;
+        let regime = Stage2Id {
+            vmid: Vmid::HOST,
+            root: s2.root(),
+        };
         let mut free = Pool::new();
         free.give_range(&Words(m), pool);
         Ok(Self {
-            s2: Stage2::new(config, phys)?,
-            regime: Stage2Id {
-                vmid: Vmid::HOST,
-                root: phys,
-            },
+            s2,
+            regime,
             pool: free,
         })
     }
@@ -139,27 +140,10 @@ impl Hyp {
         });
     }
 
-    /// Makes `va` a window at `level`. Errors as for [`HypS1::make_slot`].
-    pub fn make_slot<M: Machine>(&mut self, m: &M, va: HypVa, level: Level) -> Result<Slot> {
-        let (s1, mut ops) = self.split(m);
-        s1.make_slot(&mut ops, va, level)
-    }
-
     /// The page table and what its walker needs.
     fn split<'a, M>(&'a mut self, m: &'a M) -> (&'a HypS1, HypOps<'a, M>) {
         (&self.s1, HypOps::new(m, &mut self.pool))
     }
-}
-
-/// Shows `phys` in `slot`, which belongs to this CPU or whose lock is held. EL2's table lock is not needed: the descriptor
-/// is the slot's alone. Errors as for [`Slot::map`].
-pub fn show_in_slot<M: Machine>(m: &M, slot: &mut Slot, phys: Phys, attrs: HypAttrs) -> Result<()> {
-    slot.map(&mut HypOps::new(m, &mut Pool::new()), phys, attrs)
-}
-
-/// Ends that; no TLB holds it any more.
-pub fn close_slot<M: Machine>(m: &M, slot: &mut Slot) {
-    slot.unmap(&mut HypOps::new(m, &mut Pool::new()));
 }
 
 /// Whether a VM's memory is its own.
@@ -194,7 +178,7 @@ impl Guest {
         pgd: HypPages,
     ) -> Result<Self, (Error, HypPages)> {
         pgd.zero(m);
-        match check_root(m, &config, pgd.range()).and_then(|root| Stage2::new(config, root)) {
+        match new_stage2(m, config, pgd.range()) {
             Ok(s2) => {
                 pgd.rest();
                 let regime = Stage2Id {
@@ -254,15 +238,15 @@ impl Guest {
     }
 }
 
-/// Checks the shape of a top-level table and takes the table's reference on each of its pages.
-fn check_root<M: Machine>(m: &M, config: &Stage2Config, root: PfnRange) -> Result<Phys> {
-    let phys = root.start().phys();
-    let bytes = root.bytes().ok_or(Error::Invalid)?;
-    if root.count() != config.root_pages() || !phys.is_aligned(bytes) {
+/// A stage 2 over the zeroed top-level table `root`, with the table's reference on each of its pages. [`Error::Invalid`]
+/// where there are not as many pages, or not aligned, as `config` asks.
+fn new_stage2<M: Machine>(m: &M, config: Stage2Config, root: PfnRange) -> Result<Stage2> {
+    if root.count() != config.root_pages() {
         return Err(Error::Invalid);
     }
-    for pfn in root.iter() {
-        m.record(pfn).ok_or(Error::Invalid)?.set_refcount(1);
+    let s2 = Stage2::new(config, root.start().phys())?;
+    for record in m.records(root).ok_or(Error::Invalid)? {
+        record.set_refcount(1);
     }
-    Ok(phys)
+    Ok(s2)
 }

@@ -112,13 +112,15 @@ fn take_back<M: Machine>(
 /// [`Error::Busy`], with nothing changed, while it owns pages: only [`host_reclaim_dying_guest`] gives those back.
 /// [`Error::Invalid`] when it was torn down before.
 pub fn guest_teardown<M: Machine>(m: &M, host: &mut Host, guest: &mut Guest) -> Result<()> {
-    if let Some((_, leaf)) = first_leaf(m, guest)?
+    let mut next = first_leaf(m, guest, Ipa::new(0))?;
+    if let Some((_, leaf)) = &next
         && (guest.kind == GuestKind::Protected || leaf.state != PageState::SharedBorrowed)
     {
         return Err(Error::Busy);
     }
-    while let Some((gfn, leaf)) = first_leaf(m, guest)? {
+    while let Some((gfn, leaf)) = next {
         end_loan(m, host, guest, gfn, &leaf)?;
+        next = first_leaf(m, guest, gfn.ipa())?;
     }
     let root_pages = guest.config.root_pages();
     let s2 = guest.s2.take().ok_or(Error::Invalid)?;
@@ -133,10 +135,16 @@ pub fn guest_teardown<M: Machine>(m: &M, host: &mut Host, guest: &mut Guest) -> 
     Ok(())
 }
 
-/// The first leaf of a VM's stage 2, in the order of its addresses.
-fn first_leaf<M: Machine>(m: &M, guest: &mut Guest) -> Result<Option<(Gfn, GuestLeaf)>> {
+/// The first leaf of a VM's stage 2 from `start` on, in the order of its addresses.
+fn first_leaf<M: Machine>(m: &M, guest: &mut Guest, start: Ipa) -> Result<Option<(Gfn, GuestLeaf)>> {
     let (s2, ops) = guest.split(m, None)?;
-    for found in s2.entries(&ops, Ipa::new(0), s2.config().geometry().limit())? {
+    let len = s2
+        .config()
+        .geometry()
+        .limit()
+        .checked_sub(start.raw())
+        .ok_or(Error::Range)?;
+    for found in s2.entries(&ops, start, len)? {
         if let Entry::Leaf(leaf) = found.entry {
             let pages = s2.config().level_pages(found.level);
             let leaf = GuestLeaf {

@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 
 use pkvm_spec::{Call, Kind, World};
 
+use crate::random::environment;
 use crate::rig::{Plan, Rig};
 
 type Small = World<3, 2, 2>;
@@ -99,7 +100,12 @@ fn explore(plan: Plan, depth: usize, states: usize) -> usize {
     seen.len()
 }
 
+/// `PKVM_STATES` and `PKVM_DEPTH` say how far to go; the default is what a debug build does in seconds.
 #[test]
 fn every_call_in_every_state_of_a_small_world() {
-    explore(Plan::SMALL, 6, 100);
+    explore(
+        Plan::SMALL,
+        environment("PKVM_DEPTH", 6) as usize,
+        environment("PKVM_STATES", 100) as usize,
+    );
 }

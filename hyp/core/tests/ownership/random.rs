@@ -28,7 +28,8 @@ impl Random {
     }
 }
 
-fn environment(name: &str, default: u64) -> u64 {
+/// A number from the environment.
+pub fn environment(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
         .and_then(|text| text.parse().ok())

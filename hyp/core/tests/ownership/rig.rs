@@ -152,7 +152,6 @@ pub struct Rig {
     vms: Vec<Slot>,
     /// Pages that EL1 keeps for memcaches.
     spare: Vec<u64>,
-    pins: Vec<Pinned>,
 }
 
 pub fn pages(start: u64, count: u64) -> PfnRange {
@@ -218,7 +217,6 @@ impl Rig {
             hyp,
             vms: Vec::new(),
             spare: Vec::new(),
-            pins: Vec::new(),
         };
         for (index, kind) in plan.kinds.iter().enumerate() {
             let pgd = mem::host_donate_hyp(&rig.m, &mut rig.host, &mut rig.hyp, take(1)).unwrap();
@@ -237,7 +235,7 @@ impl Rig {
                 memcache,
             });
         }
-        rig.spare = take(plan.spare).iter().map(Pfn::raw).collect();
+        rig.spare = (plan.end() - plan.spare..plan.end()).collect();
         rig.fill_tlb();
         rig
     }
@@ -324,7 +322,7 @@ impl Rig {
                 let range = PfnRange::checked(Pfn::checked(pfn)?, pages)?;
                 self.m.memory().check_limit(range)?;
                 let pinned = mem::pin(&self.m, &mut self.host, &mut self.hyp, range)?;
-                self.pins.push(pinned);
+                pinned.rest();
                 Ok(0)
             }
             Call::Unpin { pfn, pages } => {
