@@ -115,7 +115,11 @@ impl Pfn {
     /// A frame number from outside EL2. [`Error::Invalid`] where shifting it to an address would drop bits: such a
     /// number would otherwise be a second name of another page.
     pub const fn checked(raw: u64) -> Result<Self> {
-        if raw >> PFN_BITS == 0 { Ok(Self(raw)) } else { Err(Error::Invalid) }
+        if raw >> PFN_BITS == 0 {
+            Ok(Self(raw))
+        } else {
+            Err(Error::Invalid)
+        }
     }
     /// The frame that holds `phys`.
     pub const fn of(phys: Phys) -> Self {
@@ -147,7 +151,11 @@ pub struct Gfn(u64);
 impl Gfn {
     /// A guest frame number from outside EL2. [`Error::Range`] where shifting it to an address would drop bits.
     pub const fn checked(raw: u64) -> Result<Self> {
-        if raw >> PFN_BITS == 0 { Ok(Self(raw)) } else { Err(Error::Range) }
+        if raw >> PFN_BITS == 0 {
+            Ok(Self(raw))
+        } else {
+            Err(Error::Range)
+        }
     }
     /// The frame that holds `ipa`.
     pub const fn of(ipa: Ipa) -> Self {
@@ -212,7 +220,10 @@ mod tests {
     fn a_frame_number_that_would_lose_bits_is_refused() {
         assert_eq!(Pfn::checked(1 << 52), Err(Error::Invalid));
         assert_eq!(Gfn::checked(u64::MAX), Err(Error::Range));
-        assert_eq!(Pfn::checked((1 << 52) - 1).unwrap().phys().raw(), 0xffff_ffff_ffff_f000);
+        assert_eq!(
+            Pfn::checked((1 << 52) - 1).unwrap().phys().raw(),
+            0xffff_ffff_ffff_f000
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ mod page;
 mod vm;
 
 pub use addr::{
-    Gfn, HypVa, Ipa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PTES_PER_TABLE, Pfn, PfnRange, Phys, block_pages, page_align,
+    Gfn, HypVa, Ipa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PTES_PER_TABLE, Pfn, PfnRange, Phys, block_pages,
+    page_align,
 };
 pub use error::{Error, Result};
 pub use page::{Owner, PageState, Perms, ShareReason};

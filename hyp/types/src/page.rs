@@ -86,7 +86,11 @@ impl Perms {
 
     /// The set that the four low bits name, `None` where another bit is set.
     pub const fn from_bits(bits: u64) -> Option<Self> {
-        if bits & !15 == 0 { Some(Self(bits as u8)) } else { None }
+        if bits & !15 == 0 {
+            Some(Self(bits as u8))
+        } else {
+            None
+        }
     }
     /// The set as bits.
     pub const fn bits(self) -> u8 {

@@ -26,7 +26,11 @@ impl Handle {
     }
     /// The handle of the VM at `index` of the table. [`Error::Invalid`] past its end.
     pub const fn from_index(index: usize) -> Result<Self> {
-        if index < MAX_VMS { Ok(Self(Self::OFFSET + index as u16)) } else { Err(Error::Invalid) }
+        if index < MAX_VMS {
+            Ok(Self(Self::OFFSET + index as u16))
+        } else {
+            Err(Error::Invalid)
+        }
     }
     /// The index in the VM table, below [`MAX_VMS`].
     pub const fn index(self) -> usize {
