@@ -3,9 +3,10 @@
 //! says what went wrong there.
 
 use pkvm_core::mem::{self, Access, HostList, HypPages, MemoryMap};
+use pkvm_pgtable::HypAttrs;
 use pkvm_pool::Memcache;
 use pkvm_spec::{Call, Frame, Holder, Kind, Loan, Phase, World};
-use pkvm_types::{Error, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, ShareReason};
+use pkvm_types::{Error, HypVa, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, ShareReason, block_pages};
 
 use crate::rig::{Plan, Rig, pages};
 
@@ -204,15 +205,9 @@ fn a_lost_entry_gives_the_host_nothing() {
         }],
     )
     .unwrap();
-    // Level 2 to level 3 of the host's table.
-    let index =
-        |shift: u32, frame: u64| (frame >> shift) as usize & (pkvm_types::PTES_PER_TABLE as usize - 1);
-    let root = rig.host.table().root();
-    let bits = PAGE_SHIFT - 3;
-    let word = pkvm_core::machine::Machine::read_word(&rig.m, root, index(bits, PFN));
-    let table = (word & ((1 << 48) - PAGE_SIZE)) >> PAGE_SHIFT;
-    assert_ne!(rig.m.word(table, index(0, PFN)), 0);
-    rig.m.set_word(table, index(0, PFN), 0);
+    let (table, index) = host_entry(&rig, PFN);
+    assert_ne!(rig.m.word(table, index), 0);
+    rig.m.set_word(table, index, 0);
     assert!(!rig.host_access(PFN, Perms::R));
     assert!(rig.host_access(PFN + 1, Perms::R));
 }
@@ -537,4 +532,90 @@ fn a_range_is_taken_as_a_whole_or_not() {
     }
     let taken = mem::host_donate_hyp(&rig.m, &mut rig.host, &mut rig.hyp, pages(PFN, 4));
     assert_eq!(taken, Err(Error::Invalid), "across the end of the region");
+}
+
+/// Where the entry of the host's table for `frame` is.
+fn host_entry(rig: &Rig, frame: u64) -> (u64, usize) {
+    let bits = PAGE_SHIFT - 3;
+    let mask = pkvm_types::PTES_PER_TABLE - 1;
+    let root = Pfn::of(rig.host.table().root()).raw();
+    let word = rig.m.word(root, ((frame >> bits) & mask) as usize);
+    (
+        (word & ((1 << 48) - PAGE_SIZE)) >> PAGE_SHIFT,
+        (frame & mask) as usize,
+    )
+}
+
+/// The host's table named the wrong frame of a VM: what the VM has there is not taken for the page.
+#[test]
+fn a_wrong_back_link_takes_nothing() {
+    let (mut rig, mut world) = start();
+    let give = |page| Call::DonateGuest {
+        vm: 0,
+        pfn: PFN + page,
+        gfn: GFN + page,
+    };
+    go(&mut rig, &mut world, &[give(0), give(1)]).unwrap();
+    let (table, first) = host_entry(&rig, PFN);
+    let words = [rig.m.word(table, first), rig.m.word(table, first + 1)];
+    rig.m.set_word(table, first, words[1]);
+    rig.m.set_word(table, first + 1, words[0]);
+    assert_eq!(rig.call(Call::ForceReclaim { pfn: PFN }), Err(Error::Perm));
+    assert_eq!(rig.call(Call::ForceReclaim { pfn: PFN + 1 }), Err(Error::Perm));
+}
+
+/// A whole table was lost, so that a block fits where some page is not the host's.
+#[test]
+fn no_block_covers_a_page_of_another_owner() {
+    let plan = Plan {
+        pages: block_pages() + 2,
+        ..PLAN
+    };
+    let mut rig = Rig::new(plan);
+    rig.call(Call::DonateHyp {
+        pfn: PFN + 7,
+        pages: 1,
+    })
+    .unwrap();
+    let root = Pfn::of(rig.host.table().root()).raw();
+    rig.m.set_word(root, (PFN >> (PAGE_SHIFT - 3)) as usize, 0);
+    assert!(rig.host_access(PFN, Perms::R));
+    assert!(!rig.host_access(PFN + 7, Perms::R));
+    assert!(rig.host_access(PFN + 8, Perms::R));
+}
+
+/// Memory of the host's was mapped in the private range, where its owner was never asked about it again.
+#[test]
+fn private_mappings_are_of_devices_or_of_the_hypervisors_memory() {
+    let (mut rig, mut world) = start();
+    let check = |rig: &Rig, frame| mem::check_private_mapping(&rig.m, pages(frame, 1));
+    assert_eq!(check(&rig, PFN), Err(Error::Perm));
+    assert_eq!(check(&rig, PLAN.nomap()), Err(Error::Perm));
+    assert_eq!(check(&rig, rig.layout.limit), Err(Error::Invalid));
+    assert_eq!(check(&rig, PFN - 1), Ok(()));
+    assert_eq!(
+        mem::check_private_mapping(&rig.m, pages(PFN - 1, 2)),
+        Err(Error::Perm)
+    );
+    go(&mut rig, &mut world, &[Call::DonateHyp { pfn: PFN, pages: 1 }]).unwrap();
+    assert_eq!(check(&rig, PFN), Ok(()));
+    assert_eq!(mem::check_private_mapping(&rig.m, pages(PFN - 1, 2)), Ok(()));
+
+    // Somewhere high in the address space, as the private range is.
+    let quarter = 1u64 << (PLAN.bits() - 2);
+    let range = |rig: &mut Rig| mem::check_private_range(&rig.m, &mut rig.hyp, HypVa::new(quarter), quarter);
+    assert_eq!(range(&mut rig), Ok(()));
+    let map = |rig: &mut Rig, at: u64, frame: u64| {
+        let (va, phys) = (
+            HypVa::new(quarter + at * PAGE_SIZE),
+            Phys::new(frame << PAGE_SHIFT),
+        );
+        rig.hyp
+            .map_private(&rig.m, va, PAGE_SIZE, phys, HypAttrs::normal(Perms::RW))
+            .unwrap();
+    };
+    map(&mut rig, 3, PFN);
+    assert_eq!(range(&mut rig), Ok(()));
+    map(&mut rig, 4, PFN + 1);
+    assert_eq!(range(&mut rig), Err(Error::Perm));
 }
