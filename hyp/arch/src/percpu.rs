@@ -45,11 +45,11 @@ pub fn copy_at<T>(template: *const T, template_start: HypVa, area_start: HypVa) 
 /// `hyp_physvirt_offset`.
 #[inline(always)]
 pub const fn hyp_pa(va: HypVa, physvirt_offset: i64) -> Phys {
-    Phys::new(va.raw().wrapping_add(physvirt_offset as u64))
+    Phys::new(va.raw().wrapping_add(physvirt_offset.cast_unsigned()))
 }
 
 /// Where EL2's linear map has the memory at `phys`. Whether anything is mapped there is for the caller to know.
 #[inline(always)]
 pub const fn hyp_va(phys: Phys, physvirt_offset: i64) -> HypVa {
-    HypVa::new(phys.raw().wrapping_sub(physvirt_offset as u64))
+    HypVa::new(phys.raw().wrapping_sub(physvirt_offset.cast_unsigned()))
 }

@@ -141,7 +141,7 @@ pub fn stage2_range(start: u64, pages: u64) {
     // A range is an even number of pages and, with LPA2, starts at a multiple of 64 KiB: single pages make up the
     // rest. Scales go down, so that the largest ranges start where the alignment is best left as it is.
     let lpa2 = has_cap::<{ layout::CAP_HAS_LPA2 as u16 }>();
-    let mut scale = 3;
+    let mut scale = 3u64;
     while left > 0 {
         if left == 1 || (lpa2 && at & 0xffff != 0) {
             ipas2e1is(by_address(at, None));
@@ -158,9 +158,7 @@ pub fn stage2_range(start: u64, pages: u64) {
             at = at.wrapping_add(taken << PAGE_SHIFT);
             left -= taken;
         }
-        if scale > 0 {
-            scale -= 1;
-        }
+        scale = scale.saturating_sub(1);
     }
 }
 

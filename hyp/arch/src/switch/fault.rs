@@ -108,7 +108,7 @@ impl Esr {
     }
     /// Whether walking the tables for FAR_EL2 makes sense.
     const fn may_translate(self) -> bool {
-        !self.is_walk_error() && !(self.is_external_abort() && self.far_not_valid())
+        !(self.is_walk_error() || self.is_external_abort() && self.far_not_valid())
     }
 }
 

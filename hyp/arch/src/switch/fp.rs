@@ -47,14 +47,14 @@ impl FpOwner {
     }
 }
 
-/// Saves V0 to V31, FPSR and FPCR to a `struct user_fpsimd_state` at `area`.
+/// Saves V0 to V31, FPSR and FPCR.
 ///
 /// # Safety
-/// The area is mapped writable, and accesses to FP registers do not trap.
+/// Accesses to FP registers do not trap.
 #[inline(never)]
-unsafe fn save_fpsimd(area: *mut u8) {
+unsafe fn save_fpsimd(ctxt: Context) {
     #[cfg(target_os = "none")]
-    // SAFETY: as the caller proves. The registers are not the compiler's on this target.
+    // SAFETY: the registers are not the compiler's on this target, and the area is part of the context.
     unsafe {
         core::arch::asm!(
             ".arch_extension fp",
@@ -75,22 +75,21 @@ unsafe fn save_fpsimd(area: *mut u8) {
             "stp q26, q27, [{area}, #416]",
             "stp q28, q29, [{area}, #448]",
             "stp q30, q31, [{area}, #480]",
-            area = in(reg) area,
+            area = in(reg) ctxt.fp_regs(),
             options(nostack, preserves_flags),
         );
     }
-    // SAFETY: as the caller proves.
-    unsafe { save_fp_control(area) };
+    save_fp_control(ctxt);
 }
 
 /// Loads what [`save_fpsimd`] saved.
 ///
 /// # Safety
-/// The area is mapped, accesses to FP registers do not trap, and their values have been saved or are nobody's.
+/// Accesses to FP registers do not trap, and their values have been saved or are nobody's.
 #[inline(never)]
-unsafe fn load_fpsimd(area: *const u8) {
+unsafe fn load_fpsimd(ctxt: Context) {
     #[cfg(target_os = "none")]
-    // SAFETY: as the caller proves. Any bits are a value of the registers.
+    // SAFETY: as above, and any bits are a value of the registers.
     unsafe {
         core::arch::asm!(
             ".arch_extension fp",
@@ -111,50 +110,23 @@ unsafe fn load_fpsimd(area: *const u8) {
             "ldp q26, q27, [{area}, #416]",
             "ldp q28, q29, [{area}, #448]",
             "ldp q30, q31, [{area}, #480]",
-            area = in(reg) area,
+            area = in(reg) ctxt.fp_regs(),
             options(nostack, preserves_flags, readonly),
         );
     }
-    // SAFETY: as the caller proves.
-    unsafe { load_fp_control(area) };
+    load_fp_control(ctxt);
 }
 
-/// Saves FPSR and FPCR to the `struct user_fpsimd_state` at `area`.
-///
-/// # Safety
-/// As for [`save_fpsimd`].
-unsafe fn save_fp_control(area: *mut u8) {
-    // SAFETY: both fields are aligned words within the structure.
-    unsafe {
-        area.add(FPSIMD_FPSR as usize)
-            .cast::<u32>()
-            .write_volatile(read::<FPSR>() as u32);
-        area.add(FPSIMD_FPCR as usize)
-            .cast::<u32>()
-            .write_volatile(read::<FPCR>() as u32);
-    }
+/// Saves FPSR and FPCR.
+fn save_fp_control(ctxt: Context) {
+    ctxt.write(CTXT_FP_REGS + FPSIMD_FPSR, read::<FPSR>() as u32);
+    ctxt.write(CTXT_FP_REGS + FPSIMD_FPCR, read::<FPCR>() as u32);
 }
 
 /// Loads FPSR and FPCR.
-///
-/// # Safety
-/// As for [`load_fpsimd`].
-unsafe fn load_fp_control(area: *const u8) {
-    // SAFETY: both fields are aligned words within the structure.
-    unsafe {
-        write::<FPSR>(
-            area.add(FPSIMD_FPSR as usize)
-                .cast::<u32>()
-                .read_volatile()
-                .into(),
-        );
-        write::<FPCR>(
-            area.add(FPSIMD_FPCR as usize)
-                .cast::<u32>()
-                .read_volatile()
-                .into(),
-        );
-    }
+fn load_fp_control(ctxt: Context) {
+    write::<FPSR>(ctxt.read::<u32>(CTXT_FP_REGS + FPSIMD_FPSR).into());
+    write::<FPCR>(ctxt.read::<u32>(CTXT_FP_REGS + FPSIMD_FPCR).into());
 }
 
 /// The current vector length in bytes.
@@ -254,11 +226,11 @@ fn save_host(cpu: &Cpu, guest: &Guest) {
         // which ZCR_EL2 has just been set to; the caller has opened FP and SVE.
         unsafe {
             save_sve(cpu.host.sve_regs() as *mut u8);
-            save_fp_control(ctxt.fp_regs());
         }
+        save_fp_control(ctxt);
     } else {
-        // SAFETY: the area is part of the context; the caller has opened FP.
-        unsafe { save_fpsimd(ctxt.fp_regs()) };
+        // SAFETY: the caller has opened FP.
+        unsafe { save_fpsimd(ctxt) };
     }
     if guest.features.has(Feature::Fpmr) {
         ctxt.set_sys_reg(SR_FPMR, read::<FPMR>());
@@ -272,12 +244,12 @@ fn load_host(cpu: &Cpu, guest: &Guest) {
         // SAFETY: as for `save_host`, at the same length; the guest's registers are saved.
         unsafe {
             load_sve(cpu.host.sve_regs() as *const u8);
-            load_fp_control(ctxt.fp_regs());
         }
+        load_fp_control(ctxt);
         write_el1::<ZCR_EL1>(ctxt.sys_reg(SR_ZCR_EL1));
     } else {
         // SAFETY: as for `save_host`; the guest's registers are saved.
-        unsafe { load_fpsimd(ctxt.fp_regs()) };
+        unsafe { load_fpsimd(ctxt) };
     }
     if guest.features.has(Feature::Fpmr) {
         write::<FPMR>(ctxt.sys_reg(SR_FPMR));
@@ -298,11 +270,11 @@ fn save_guest(guest: &Guest) {
         // SAFETY: `Guest::new` has its caller prove that the area is mapped and large enough for that length.
         unsafe {
             save_sve(guest_sve_area(guest));
-            save_fp_control(ctxt.fp_regs());
         }
+        save_fp_control(ctxt);
     } else {
-        // SAFETY: the area is part of the context; traps are open.
-        unsafe { save_fpsimd(ctxt.fp_regs()) };
+        // SAFETY: the caller has opened FP.
+        unsafe { save_fpsimd(ctxt) };
     }
     if guest.features.has(Feature::Fpmr) {
         ctxt.set_sys_reg(SR_FPMR, read::<FPMR>());
@@ -316,12 +288,12 @@ fn load_guest(guest: &Guest) {
         // SAFETY: as for `save_guest`; the caller has saved the registers' values where they are somebody's.
         unsafe {
             load_sve(guest_sve_area(guest));
-            load_fp_control(ctxt.fp_regs());
         }
+        load_fp_control(ctxt);
         write_el1::<ZCR_EL1>(ctxt.sys_reg(SR_ZCR_EL1));
     } else {
         // SAFETY: as above.
-        unsafe { load_fpsimd(ctxt.fp_regs()) };
+        unsafe { load_fpsimd(ctxt) };
     }
     if guest.features.has(Feature::Fpmr) {
         write::<FPMR>(ctxt.sys_reg(SR_FPMR));

@@ -295,7 +295,7 @@ fn a_pended_serror_is_reported_as_the_hardware_left_it() {
     // The fake does not take it.
     assert_eq!(world.vcpu.hcr_el2() & hcr::VSE, hcr::VSE);
     fake::queue_exit_with(ExitCode::IRQ.0, || {
-        fake::set_reg(HCR_EL2, fake::reg(HCR_EL2) & !hcr::VSE)
+        fake::set_reg(HCR_EL2, fake::reg(HCR_EL2) & !hcr::VSE);
     });
     world.run();
     assert_eq!(world.vcpu.hcr_el2() & hcr::VSE, 0);
@@ -304,7 +304,9 @@ fn a_pended_serror_is_reported_as_the_hardware_left_it() {
 #[test]
 fn an_hvc_is_replayed_after_a_pending_serror() {
     let world = world();
-    fake::queue_exit_with(ExitCode::TRAP.0 | 1 << 31, || fake::set_reg(ELR_EL2, 0x4004));
+    fake::queue_exit_with(ExitCode::TRAP.0 | 1 << 31, || {
+        fake::set_reg(ELR_EL2, 0x4004);
+    });
     fake::set_reg(ESR_EL2, u64::from(fault::ec::HVC64) << 26);
     let (code, _) = world.run();
     assert_eq!(code, ExitCode(ExitCode::TRAP.0 | 1 << 31));
@@ -315,12 +317,12 @@ fn an_hvc_is_replayed_after_a_pending_serror() {
 fn a_protected_guest_in_aarch32_is_illegal() {
     let world = world();
     fake::queue_exit_with(ExitCode::IRQ.0 | 1 << 31, || {
-        fake::set_reg(SPSR_EL2, spsr::MODE32)
+        fake::set_reg(SPSR_EL2, spsr::MODE32);
     });
     assert_eq!(world.run().0, ExitCode(ExitCode::IRQ.0 | 1 << 31));
     protect(&world);
     fake::queue_exit_with(ExitCode::IRQ.0 | 1 << 31, || {
-        fake::set_reg(SPSR_EL2, spsr::MODE32)
+        fake::set_reg(SPSR_EL2, spsr::MODE32);
     });
     assert_eq!(world.run().0, ExitCode(ExitCode::ILLEGAL.0 | 1 << 31));
 }
