@@ -55,6 +55,13 @@ macro_rules! scenario {
     };
 }
 
+/// A part of the bad-input list.
+macro_rules! bad_input {
+    ($name:literal) => {
+        test($name, 100, &["/init", "--test", "bad-input", $name])
+    };
+}
+
 /// All suites, in the order in which they run.
 pub fn all() -> Vec<Suite> {
     let protected = || {
@@ -114,6 +121,32 @@ pub fn all() -> Vec<Suite> {
             about: "a CPU of the host goes off and on a hundred times while a protected guest runs",
             tests: vec![scenario!("hotplug", 600)],
             needs: vmm,
+            alone: false,
+        },
+        Suite {
+            name: "bad-input",
+            about: "every call with every argument out of range, and a pVM afterwards",
+            tests: vec![
+                bad_input!("numbers"),
+                bad_input!("immediates"),
+                bad_input!("tracing"),
+                bad_input!("host-pages"),
+                bad_input!("guest-pages"),
+                bad_input!("normal-pages"),
+                bad_input!("reclaim"),
+                bad_input!("handles"),
+                bad_input!("init-vm"),
+                bad_input!("init-vcpu"),
+                bad_input!("teardown"),
+                bad_input!("vcpu"),
+                bad_input!("smc"),
+                scenario!("memory", 100),
+            ],
+            needs: Needs {
+                vmm: true,
+                mem: 2048,
+                ..hostile
+            },
             alone: false,
         },
         Suite {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The tests that run in the host, by name.
 
+mod badinput;
 pub mod boot;
 mod judgements;
 
@@ -38,6 +39,7 @@ const TESTS: &[(&str, Test)] = &[
     ("protected-mode", boot::protected_mode),
     ("smp", boot::smp),
     ("judgement", judgements::run),
+    ("bad-input", badinput::run),
 ];
 
 /// Keeps this thread on one CPU, for what EL2 remembers per CPU.
