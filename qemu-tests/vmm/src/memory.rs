@@ -10,6 +10,9 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
 };
 
+/// `MADV_COLLAPSE` of the kernel's `asm-generic/mman-common.h`.
+const MADV_COLLAPSE: i32 = 25;
+
 /// What RAM a VM gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RamConfig {
@@ -101,6 +104,35 @@ impl GuestRam {
         self.all
             .write_slice(bytes, GuestAddress(ipa))
             .map_err(|e| Error::setup(format_args!("load at IPA {ipa:#x}"), e))
+    }
+
+    /// Gives the pages of a range back to the kernel: they are zero when touched again (MADV_DONTNEED). The range must be
+    /// of whole pages in one region.
+    pub fn discard(&self, ipa: u64, len: u64) -> Result<()> {
+        self.advise(ipa, len, libc::MADV_DONTNEED)
+    }
+
+    /// Has the kernel put huge pages under a range, under the condition of [`Self::discard`] (MADV_COLLAPSE).
+    pub fn collapse(&self, ipa: u64, len: u64) -> Result<()> {
+        self.advise(ipa, len, MADV_COLLAPSE)
+    }
+
+    fn advise(&self, ipa: u64, len: u64, advice: i32) -> Result<()> {
+        let start = self.host_address(ipa)?;
+        let last = self.host_address(ipa.saturating_add(len).saturating_sub(1))?;
+        if (last as u64).wrapping_sub(start as u64) != len.wrapping_sub(1) {
+            return Err(Error::Setup(format!(
+                "{len:#x} bytes at IPA {ipa:#x} are not in one region"
+            )));
+        }
+        // SAFETY: the range lies in a mapping of this value, and the advice at most changes what the memory holds, which
+        // no Rust reference covers: it is the guest's.
+        let result = unsafe { libc::madvise(start.cast(), len as usize, advice) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(Error::setup("madvise", std::io::Error::last_os_error()))
+        }
     }
 
     /// Reads `len` bytes at `ipa`, under the condition of [`Self::load`].

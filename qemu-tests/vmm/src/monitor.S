@@ -39,6 +39,8 @@ pvm_monitor_start:
 	b.eq	6f
 	cmp	x9, #5
 	b.eq	7f
+	cmp	x9, #6
+	b.eq	60f
 	str	xzr, [x19, #0x008]		// EXIT
 	b	.
 
@@ -72,6 +74,43 @@ pvm_monitor_start:
 	sub	x1, x1, #1
 	b	70b
 71:	mov	x0, x4
+	b	8f
+
+	// storm: x0 first page, x1 rounds, x2 stride, x3 pages. Each round shares the next page, stores the number of
+	// the round in it and takes it back. A hypercall changes x0 to x3 only.
+60:	mov	x10, x0
+	mov	x11, x1
+	mov	x12, x2
+	mov	x13, x3
+	mov	x14, xzr			// page
+	mov	x15, xzr			// how often MEM_SHARE succeeded
+	mov	x16, xzr			// how often MEM_UNSHARE did
+61:	cbz	x11, 64f
+	madd	x4, x14, x12, x10
+	movz	x0, #3
+	movk	x0, #0xc600, lsl #16
+	mov	x1, x4
+	mov	x2, xzr
+	mov	x3, xzr
+	hvc	#0
+	cmp	x0, #0
+	cinc	x15, x15, eq
+	str	x11, [x4]
+	movz	x0, #4
+	movk	x0, #0xc600, lsl #16
+	mov	x1, x4
+	mov	x2, xzr
+	mov	x3, xzr
+	hvc	#0
+	cmp	x0, #0
+	cinc	x16, x16, eq
+	add	x14, x14, #1
+	cmp	x14, x13
+	csel	x14, xzr, x14, eq
+	sub	x11, x11, #1
+	b	61b
+64:	mov	x0, x15
+	str	x16, [x19, #0x388]		// RESULT 1
 
 8:	str	x0, [x19, #0x380]		// RESULT 0
 	str	xzr, [x19, #0x020]		// DONE

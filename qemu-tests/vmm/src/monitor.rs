@@ -38,11 +38,19 @@ pub const PSCI_CPU_ON: u64 = 0xc400_0003;
 /// PSCI SYSTEM_OFF.
 pub const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 
-const OP_LOAD: u64 = 1;
-const OP_STORE: u64 = 2;
-const OP_HVC: u64 = 3;
-const OP_FILL: u64 = 4;
-const OP_COUNT: u64 = 5;
+/// Load the word at argument 0.
+pub const OP_LOAD: u64 = 1;
+/// Store argument 1 at argument 0.
+pub const OP_STORE: u64 = 2;
+/// A hypercall with arguments 0 to 3 as x0 to x3.
+pub const OP_HVC: u64 = 3;
+/// See [`Monitor::fill`].
+pub const OP_FILL: u64 = 4;
+/// See [`Monitor::count`].
+pub const OP_COUNT: u64 = 5;
+/// Share a page, store in it, take it back, and so on for all pages in turn: arguments are the first page's IPA, rounds,
+/// stride and pages; results are how often sharing and taking back succeeded.
+pub const OP_STORM: u64 = 6;
 
 /// `DONE`'s value after an exception.
 const STATUS_EXCEPTION: u64 = 1;

@@ -107,18 +107,9 @@ impl Vm {
                     "KVM_CREATE_VM of a protected VM (is the host booted with kvm-arm.mode=protected?)",
                 ))?,
         };
-        for (slot, (ipa, size, host)) in ram.regions().enumerate() {
-            let region = kb::kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: ipa,
-                memory_size: size,
-                userspace_addr: host as u64,
-            };
-            // SAFETY: the range is a mapping of `ram`, which lives as long as the VM's descriptor: both are held by Vm and
-            // then by Running, and a caller who keeps the memory longer keeps it by the same Arc.
-            unsafe { fd.set_user_memory_region(region) }.map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))?;
-        }
+        (0..)
+            .zip(ram.regions())
+            .try_for_each(|(slot, region)| set_region(&fd, slot, region, 0))?;
         let gic = create_gic(&fd, config.cpus)?;
         let vcpus = (0..config.cpus)
             .map(|index| create_vcpu(&fd, index))
@@ -209,7 +200,7 @@ impl Vm {
             shared,
             ram: self.ram,
             _gic: self.gic,
-            _fd: self.fd,
+            fd: self.fd,
         })
     }
 }
@@ -220,7 +211,7 @@ pub struct Running {
     shared: Arc<Shared>,
     ram: Arc<GuestRam>,
     _gic: DeviceFd,
-    _fd: Arc<VmFd>,
+    fd: Arc<VmFd>,
 }
 
 impl Running {
@@ -254,6 +245,24 @@ impl Running {
                 return result;
             }
         }
+    }
+
+    /// Starts or stops to note which pages of memory the guest writes. Errors: a protected VM, which has no such log.
+    pub fn log_dirty_pages(&self, on: bool) -> Result<()> {
+        let flags = if on { kb::KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        (0..)
+            .zip(self.ram.regions())
+            .try_for_each(|(slot, region)| set_region(&self.fd, slot, region, flags))
+    }
+
+    /// How many pages of the first region the guest has written since the log was started or last read.
+    pub fn dirty_pages(&self) -> Result<u32> {
+        let size = self.ram.regions().next().map_or(0, |(_, size, _)| size);
+        let log = self
+            .fd
+            .get_dirty_log(0, size as usize)
+            .map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+        Ok(log.iter().map(|word| word.count_ones()).sum())
     }
 
     /// Ends the VM from outside, if it has not ended yet.
@@ -352,6 +361,20 @@ fn run_vcpu(cpu: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<R
         }
     }
     None
+}
+
+/// Gives the VM a region of memory, or changes the flags of one that it has.
+fn set_region(vm: &VmFd, slot: u32, (ipa, size, host): (u64, u64, *mut u8), flags: u32) -> Result<()> {
+    let region = kb::kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr: ipa,
+        memory_size: size,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: the range is a mapping of the VM's `GuestRam`, which lives as long as the VM's descriptor: both are held by
+    // Vm and then by Running, and a caller who keeps the memory longer keeps it by the same Arc.
+    unsafe { vm.set_user_memory_region(region) }.map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))
 }
 
 fn create_vcpu(vm: &VmFd, index: u32) -> Result<VcpuFd> {

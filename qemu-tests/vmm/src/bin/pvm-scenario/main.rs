@@ -5,6 +5,7 @@
 mod guest;
 mod linux;
 mod memory;
+mod races;
 mod report;
 mod stress;
 mod system;
@@ -25,6 +26,8 @@ usage: pvm-scenario TEST [options]
   normal       the same memory operations on a normal VM, which keeps nothing from its host
   fork         the VMM forks while its guest runs
   lifecycles   many protected VMs one after another; no page may be lost
+  storm        a guest shares and unshares on two vCPUs while the host touches and takes its pages
+  churn        the host discards, copies, ages, collapses and logs a normal guest's memory while it writes
   crowd        two protected Linux guests and a normal one at once
   kill         the VMM is killed while its guest runs
   hotplug      a CPU of the host goes off and on while a protected Linux guest runs
@@ -34,7 +37,8 @@ usage: pvm-scenario TEST [options]
   --initrd FILE   their initramfs, with guest/init of this directory (default /guest/initrd)
   --run FILE      the program pvm-run (default: beside this one)
   --tmp DIR       where disks are made (default /tmp)
-  --count N       how often: lifecycles (200), kill (4), hotplug (100), fork (4)
+  --count N       how often: lifecycles (200), kill (4), hotplug (100), fork (4),
+                  storm (500), churn (4)
 
 Exit status: 0 all passed, 1 something failed, 2 a wrong option, 4 this machine cannot run it.
 ";
@@ -63,6 +67,8 @@ const TESTS: &[(&str, Test)] = &[
     ("normal", memory::normal),
     ("fork", stress::fork),
     ("lifecycles", stress::lifecycles),
+    ("storm", races::storm),
+    ("churn", races::churn),
     ("crowd", linux::crowd),
     ("kill", stress::kill),
     ("hotplug", stress::hotplug),

@@ -30,7 +30,7 @@ const SLACK: u64 = 16;
 const LIFE_PAGES: u64 = 16;
 
 /// One protected VM from creation to destruction. What it does varies with its number.
-fn life(number: u64) -> Result<()> {
+pub fn life(number: u64) -> Result<()> {
     let page = page_size();
     let cpus = 1 + number % 2;
     let vm = Monitor::start(Kind::Protected, cpus as u32, RAM)?;
@@ -86,7 +86,7 @@ fn life(number: u64) -> Result<()> {
 
 /// Compares the counts before and after `count` VMs: pins and stage-2 page tables must be the same. The memory that has
 /// no name varies by a few pages, however many VMs there were.
-fn compare(report: &mut Report, before: system::Memory, after: system::Memory, count: u64) {
+pub fn compare(report: &mut Report, before: system::Memory, after: system::Memory, count: u64) {
     report.equal("every pin is dropped", after.pins, before.pins);
     report.equal("every stage-2 page table is freed", after.stage2, before.stage2);
     report.equal("no memory counts as locked", after.locked, before.locked);
@@ -131,7 +131,7 @@ pub fn lifecycles(context: &Context, report: &mut Report) -> Result<()> {
 }
 
 /// Forks, lets the child end at once, and waits for it. Returns whether that worked.
-fn fork_once() -> Result<bool> {
+pub fn fork_once() -> Result<bool> {
     // SAFETY: the child calls nothing but _exit, which is allowed after a fork of a process with threads.
     let child = unsafe { libc::fork() };
     match child {
