@@ -171,7 +171,6 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     let _ = std::fs::remove_file(work.join(".pkvm-rs-configured"));
     let _ = std::fs::remove_dir_all(work.join("arch/arm64/kvm/hyp/nvhe/el2-target"));
     rename_inside(&work, &from.to_string_lossy(), &to.to_string_lossy())?;
-    remove_c_objects(&work.join("arch/arm64/kvm/hyp"))?;
     std::fs::rename(&work, to).map_err(|e| format!("{}: {e}", to.display()))
 }
 
@@ -188,17 +187,6 @@ fn rename_inside(dir: &Path, from: &str, to: &str) -> Result<(), String> {
         std::fs::write(path, text).map_err(error)?;
         let file = std::fs::File::options().write(true).open(path).map_err(error)?;
         file.set_modified(time).map_err(error)?;
-    }
-    Ok(())
-}
-
-/// Removes the EL2 objects that were compiled from C, so that none lies about in a build of the Rust EL2.
-fn remove_c_objects(hyp: &Path) -> Result<(), String> {
-    for object in nvhe_objects(hyp)? {
-        if source_of(&object).is_some_and(|source| is_kind(&source, "c")) {
-            let _ = std::fs::remove_file(&object);
-            let _ = std::fs::remove_file(command_file(&object));
-        }
     }
     Ok(())
 }
