@@ -1,6 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// Part of `rig`: what state the hypervisor is in, from what hardware would see and from the page records; and whether
-// the two agree.
+//! What state the hypervisor is in, from what hardware would see and from the page records; and whether the two agree.
+
+use pkvm_core::machine::Machine;
+use pkvm_core::mem::Guest;
+use pkvm_core::mem::table::Standing;
+use pkvm_pgtable::{Entry, Level, TableOps};
+use pkvm_spec::{Call, Frame, Holder, Kind, Leaf, Loan, Outcome, Page, Phase, Vm, World};
+use pkvm_types::{
+    Error, Gfn, HypVa, Ipa, Owner, PAGE_SHIFT, PAGE_SIZE, PageState, Perms, Pfn, Phys, ShareReason,
+};
+
+use crate::reader::Reader;
+use crate::rig::{Rig, Slot};
+use crate::sim::{CONTENT, Cached};
+
+/// What the pages of each component hold.
+const HOST: u64 = 0x1111;
+const HYP: u64 = 0x2222;
+const GUEST: u64 = 0x3333;
+const PUBLIC: u64 = 0x4444;
+
+fn pfn(raw: u64) -> Pfn {
+    Pfn::checked(raw).unwrap()
+}
 
 impl Rig {
     /// Every translation that is valid now.

@@ -2,6 +2,8 @@
 //! Memory ownership on a simulated machine, compared with the executable specification: step by step in random histories and in
 //! every state of a small world, with TLBs that keep all they may keep, and with memory that runs out at every point.
 
+mod abstraction;
+mod reader;
 mod rig;
 mod sim;
 

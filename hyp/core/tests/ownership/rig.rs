@@ -6,28 +6,19 @@
 //! region of their own, hypervisor text and all that the hypervisor and the VMs need besides.
 
 use pkvm_core::machine::{Features, Machine};
-use pkvm_core::mem::table::Standing;
 use pkvm_core::mem::{
     self, AbortAction, AbortKind, Access, Guest, GuestKind, Host, HostAbort, HostList, Hyp, HypPages,
     MemoryMap, Pinned, Young,
 };
-use pkvm_pgtable::{
-    Entry, Granule, HypAttrs, HypConfig, HypFormat, HypS1, Level, Stage2Config, Stage2Features, TableOps,
-};
+use pkvm_pgtable::{Entry, Granule, HypAttrs, HypConfig, HypFormat, HypS1, Stage2Config, Stage2Features};
 use pkvm_pool::Memcache;
-use pkvm_spec::{Call, Frame, Holder, Kind, Layout, Leaf, Loan, Outcome, Page, Phase, Region, Vm, World};
+use pkvm_spec::{Call, Kind, Layout, Outcome, Phase, Region};
 use pkvm_types::{
-    Error, Gfn, Handle, HypVa, Ipa, Owner, PAGE_SHIFT, PAGE_SIZE, PageState, Perms, Pfn, PfnRange, Phys,
-    Result, ShareReason, block_pages,
+    Error, Gfn, Handle, Ipa, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, Result, block_pages,
 };
 
-use crate::sim::{CONTENT, Cached, Sim};
-
-/// What the pages of each component hold.
-const HOST: u64 = 0x1111;
-const HYP: u64 = 0x2222;
-const GUEST: u64 = 0x3333;
-const PUBLIC: u64 = 0x4444;
+use crate::reader::Reader;
+use crate::sim::{CONTENT, Sim};
 
 /// How a rig is built.
 #[derive(Clone, Copy)]
@@ -137,11 +128,11 @@ impl Plan {
 }
 
 /// A VM as EL1 and the VM table know it.
-struct Slot {
-    kind: Kind,
-    phase: Phase,
-    guest: Option<Guest>,
-    memcache: Memcache,
+pub struct Slot {
+    pub kind: Kind,
+    pub phase: Phase,
+    pub guest: Option<Guest>,
+    pub memcache: Memcache,
 }
 
 pub struct Rig {
@@ -150,17 +141,13 @@ pub struct Rig {
     pub m: Sim,
     pub host: Host,
     pub hyp: Hyp,
-    vms: Vec<Slot>,
+    pub vms: Vec<Slot>,
     /// Pages that EL1 keeps for memcaches.
     spare: Vec<u64>,
 }
 
 pub fn pages(start: u64, count: u64) -> PfnRange {
     PfnRange::checked(Pfn::checked(start).unwrap(), count).unwrap()
-}
-
-fn pfn(raw: u64) -> Pfn {
-    Pfn::checked(raw).unwrap()
 }
 
 impl Rig {
@@ -556,59 +543,3 @@ pub fn stage2(plan: &Plan, features: Stage2Features) -> Stage2Config {
     features.set(Stage2Features::DIC, plan.features.dic);
     Stage2Config::from_vtcr(vtcr, Granule::KERNEL, features).unwrap()
 }
-
-/// Page tables, only to be read.
-pub struct Reader<'a>(pub &'a Sim);
-
-impl TableOps for Reader<'_> {
-    fn read(&self, table: Phys, index: usize) -> u64 {
-        self.0.read_word(table, index)
-    }
-    fn count(&self, table: Phys) -> u16 {
-        self.0.record(Pfn::of(table)).unwrap().refcount()
-    }
-    fn available(&self) -> usize {
-        0
-    }
-    fn write(&mut self, _: Phys, _: usize, _: u64) {
-        unreachable!()
-    }
-    fn alloc_table(&mut self) -> Phys {
-        unreachable!()
-    }
-    fn free_table(&mut self, _: Phys) {
-        unreachable!()
-    }
-    fn get(&mut self, _: Phys, _: u16) {
-        unreachable!()
-    }
-    fn put(&mut self, _: Phys) {
-        unreachable!()
-    }
-    fn publish(&mut self) {
-        unreachable!()
-    }
-    fn tlbi_leaf(&mut self, _: u64, _: Level) {
-        unreachable!()
-    }
-    fn tlbi_table(&mut self, _: u64) {
-        unreachable!()
-    }
-    fn tlbi_range(&mut self, _: u64, _: u64) {
-        unreachable!()
-    }
-    fn tlbi_all(&mut self) {
-        unreachable!()
-    }
-    fn tlbi_local(&mut self, _: u64, _: Option<Level>) {
-        unreachable!()
-    }
-    fn clean_dcache(&mut self, _: Phys, _: u64) {
-        unreachable!()
-    }
-    fn invalidate_icache(&mut self, _: Phys, _: u64) {
-        unreachable!()
-    }
-}
-
-include!("abstraction.rs");
