@@ -65,6 +65,7 @@ pub fn logged_with(log: &str, mut command: Command, mut each: impl FnMut(&str)) 
     // The command holds the write ends, which must close for the reader to see the end.
     drop(command);
     let mut tail = VecDeque::new();
+    let mut errors = Vec::new();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
@@ -72,6 +73,9 @@ pub fn logged_with(log: &str, mut command: Command, mut each: impl FnMut(&str)) 
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
         each(&text);
+        if errors.len() < TAIL && ["error:", "error["].iter().any(|word| text.contains(word)) {
+            errors.push(text.clone());
+        }
         if tail.len() == TAIL {
             tail.pop_front();
         }
@@ -81,13 +85,8 @@ pub fn logged_with(log: &str, mut command: Command, mut each: impl FnMut(&str)) 
     if status.success() {
         return Ok(());
     }
-    // A reason of ours is one line; without one the tail has to serve.
-    let ours: Vec<_> = tail
-        .iter()
-        .filter(|l| l.contains("pkvm-rs: error:"))
-        .cloned()
-        .collect();
-    for line in if ours.is_empty() { Vec::from(tail) } else { ours } {
+    // Lines that name an error say more than the end of a build that goes on around it.
+    for line in if errors.is_empty() { Vec::from(tail) } else { errors } {
         eprintln!("      {line}");
     }
     Err(format!(
