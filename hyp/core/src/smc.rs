@@ -87,7 +87,11 @@ const fn is_denied(function: u32) -> bool {
         0x8400_0000..=0x8400_001f
         // SDEI: firmware would enter EL2 at an address of the host's choice.
         | 0x8400_0020..=0x8400_003f
+        // Dynamic root of trust: firmware would start a payload of the host's choice at EL2.
+        | 0x8400_0110..=0x8400_012f
         // The realm management interface: it can take any page, EL2's tables too, out of the normal world.
         | 0x8400_0150..=0x8400_01cf
+        // Live firmware activation: it may return at an address of the host's choice, at EL2.
+        | 0x8400_02e0..=0x8400_02ff
     )
 }

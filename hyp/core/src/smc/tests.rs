@@ -62,6 +62,9 @@ fn each_owner_goes_its_way() {
     for rmi in [0xc400_0150, 0xc400_01cf, 0x8400_0151] {
         assert_eq!(at(rmi), Route::NotSupported, "RMI {rmi:#x}");
     }
+    for entry in [0xc400_0114, 0x8400_0110, 0xc400_02e5, 0xc400_02e0] {
+        assert_eq!(at(entry), Route::NotSupported, "DRTM and LFA {entry:#x}");
+    }
     // Architecture, TRNG, SiP and OEM services, and yielding calls.
     for other in [
         0x8000_0000,
@@ -114,7 +117,9 @@ proptest! {
                 let function = bits & 0xffff;
                 prop_assert!(function >= 0x40, "PSCI or SDEI {:#x}", x0);
                 prop_assert!(!(0x60..0x100).contains(&function), "FF-A {:#x}", x0);
+                prop_assert!(!(0x110..0x130).contains(&function), "DRTM {:#x}", x0);
                 prop_assert!(!(0x150..0x1d0).contains(&function), "RMI {:#x}", x0);
+                prop_assert!(!(0x2e0..0x300).contains(&function), "LFA {:#x}", x0);
             }
         }
     }
