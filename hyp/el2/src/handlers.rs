@@ -75,6 +75,10 @@ impl<'a> Handlers<'a> {
     /// The saved GICv3 interface at the kernel address `cpu_if`: the host's, and EL2's own where the host is not trusted.
     /// `None` where the host may not name it.
     fn vgic(&self, cpu_if: u64) -> Option<(VgicV3, Option<VgicV3>)> {
+        if !v3::has_cpuif() {
+            // With a GICv2 the registers are undefined at EL2 too, and a VM without a GICv3 can be loaded there.
+            return None;
+        }
         if !is_protected_mode() {
             let at = core::ptr::NonNull::new(kern_hyp_va(cpu_if).raw() as *mut u8)?;
             // SAFETY: outside protected mode the host is trusted and passes its own structure.

@@ -197,11 +197,13 @@ pub fn enable_stage2_in(params: InitParams) {
 /// Hypercall 7: turns the host's stage 2 on for this CPU. [`Error::Perm`] the second time.
 pub fn prot_finalize() -> Result<()> {
     let params = statics::init_params();
-    if params.hcr_el2() & pkvm_arch::sysreg::hcr::VM != 0 {
+    // The register counts and not the parameters: another CPU's CPU_ON or a suspend that failed may have changed these
+    // before this CPU got here.
+    if read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM != 0 {
         return Err(Error::Perm);
     }
-    if *HOST_VTCR.get() == 0 {
-        // EL2 was never initialised for protected mode, so there is no stage 2 to turn on.
+    if HOST_ROOT.get().is_none() {
+        // EL2 was never initialised for protected mode, or not to the end, so there is no stage 2 to turn on.
         return Err(Error::Perm);
     }
     enable_stage2_in(params);

@@ -40,7 +40,8 @@ pub static HYP: Lock<HypSpace, HypMmu> = Lock::new(HypSpace {
 pub static MEMORY: BootCell<MemoryMap> = BootCell::new(MemoryMap::new(0));
 /// The form of every guest's stage 2; `None` before `__pkvm_init`.
 pub static GUEST_CONFIG: BootCell<Option<Stage2Config>> = BootCell::new(None);
-/// The top-level table of the host's stage 2; `None` before `__pkvm_init`.
+/// The top-level table of the host's stage 2; `None` until `__pkvm_init` has succeeded, so that an ownership that was only
+/// half established is never enforced as if it were whole.
 pub static HOST_ROOT: BootCell<Option<Phys>> = BootCell::new(None);
 /// VTCR_EL2 of the host, which every VM shares; 0 before `__pkvm_init`.
 pub static HOST_VTCR: BootCell<u64> = BootCell::new(0);

@@ -154,10 +154,13 @@ impl VmPtr {
         if index >= self.get().nr_vcpus {
             return None;
         }
-        let first = self.get().vcpus.as_ptr();
         // SAFETY: the VM's memory has room for `nr_vcpus` pointers behind the structure, zeroed when it was made, and
-        // the index is below that.
-        Some(unsafe { &*first.add(index as usize) })
+        // the index is below that. The pointer is made from the VM's own, since a reference to the field would be one
+        // to no bytes at all.
+        Some(unsafe {
+            let first = (&raw const (*self.0.as_ptr()).vcpus).cast::<AtomicPtr<VcpuObj>>();
+            &*first.add(index as usize)
+        })
     }
 }
 

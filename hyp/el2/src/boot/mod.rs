@@ -209,7 +209,6 @@ fn take_over(held: &mut Held<Root>) -> Result<()> {
     *HOST.lock(held) = Some(host);
     // SAFETY: this is the boot CPU in `__pkvm_init`, once, and the others are in the stub.
     unsafe {
-        *HOST_ROOT.init() = Some(top);
         *HOST_VTCR.init() = config.vtcr;
         *GUEST_CONFIG.init() = Some(config.guest);
         MEMORY.init().set_ipa_bits(config.host.ipa_bits());
@@ -230,8 +229,12 @@ fn take_over(held: &mut Held<Root>) -> Result<()> {
     with_host_hyp(held, |_, hyp| {
         mem::check_private_range(&HW, hyp, quarter.0, quarter.1)
     })?;
+    crate::selftest::run(held, carve.selftest)?;
+    // Only now may the host lose its privileges, and make VMs.
+    // SAFETY: as above.
+    unsafe { *HOST_ROOT.init() = Some(top) };
     VMS.lock(held).open();
-    crate::selftest::run(held, carve.selftest)
+    Ok(())
 }
 
 /// The stacks are mapped in the private range, not in the linear map.
