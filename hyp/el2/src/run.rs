@@ -12,9 +12,10 @@
 use core::ptr::NonNull;
 
 use pkvm_arch::alt::{has_cap, kern_hyp_va};
+use pkvm_arch::barrier;
 use pkvm_arch::inject::{self, Mte};
 use pkvm_arch::switch::{self, Cpu, ExitCode, Guest, GuestExits, Resume, Stage2, fault, fp};
-use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, read, read_el2, write_el2};
+use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, VBAR_EL2, read, read_el2, write_el2, write_own};
 use pkvm_core::guest_hvc::{self, Decision, ShareReply};
 use pkvm_core::idreg::{Feature, IdRegs};
 use pkvm_core::sysreg::{self, Trap};
@@ -367,9 +368,27 @@ pub enum FaultAddress {
     Raced,
 }
 
+/// Finds out where the host's abort happened. Where hardware does not say, the host's own tables are walked, and they
+/// may lead to an address that answers with an external abort by now. Only the vectors for guests know that such a walk
+/// can be given up; those for the host take any exception from EL2 for a defect of EL2's.
+fn host_fault_info(esr: fault::Esr) -> Option<fault::FaultInfo> {
+    if esr.is_translation_fault() && !has_cap::<{ CAP_WORKAROUND_834220 as u16 }>() {
+        return fault::fault_info(esr);
+    }
+    let host_vectors = read_el2::<VBAR_EL2>();
+    // SAFETY: both are EL2's own tables, and they treat exceptions from EL2 alike but for the fixup. Exceptions from
+    // below cannot come before the host's are back.
+    unsafe { write_own::<VBAR_EL2>(crate::vectors::plain()) };
+    barrier::isb();
+    let info = fault::fault_info(esr);
+    // SAFETY: as above.
+    unsafe { write_own::<VBAR_EL2>(host_vectors) };
+    info
+}
+
 /// The address of the host's abort with syndrome `esr`, and the virtual one.
 pub fn host_fault(esr: u64) -> (FaultAddress, u64) {
-    match fault::fault_info(fault::Esr(esr)) {
+    match host_fault_info(fault::Esr(esr)) {
         None => (FaultAddress::Raced, read_el2::<FAR_EL2>()),
         Some(info) => {
             const FIPA: u64 = ((1 << 44) - 1) << 4;

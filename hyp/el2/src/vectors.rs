@@ -23,6 +23,11 @@ const VECTORS: u64 = 0x800;
 /// Where the hardened vectors are mapped a second time; 0 where they are not.
 static INDIRECT: AtomicU64 = AtomicU64::new(0);
 
+/// EL2's address of the plain vectors.
+pub fn plain() -> u64 {
+    (&raw const __kvm_hyp_vector) as u64
+}
+
 /// EL2's address of the hardened vectors.
 pub fn hardened() -> u64 {
     (&raw const __bp_harden_hyp_vecs) as u64
@@ -40,7 +45,7 @@ pub fn set(slot: u32) -> Result<()> {
         va => va,
     };
     let vector = match slot {
-        0 => (&raw const __kvm_hyp_vector) as u64,
+        0 => plain(),
         1 => hardened(),
         2 => indirect + VECTORS,
         3 => indirect + 2 * VECTORS,
