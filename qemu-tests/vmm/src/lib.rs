@@ -12,6 +12,8 @@ pub mod block;
 pub mod bus;
 pub mod error;
 pub mod fdt;
+#[cfg(target_arch = "aarch64")]
+pub mod fpregs;
 pub mod layout;
 pub mod limits;
 #[cfg(target_arch = "aarch64")]

@@ -51,6 +51,9 @@ pub const OP_COUNT: u64 = 5;
 /// Share a page, store in it, take it back, and so on for all pages in turn: arguments are the first page's IPA, rounds,
 /// stride and pages; results are how often sharing and taking back succeeded.
 pub const OP_STORM: u64 = 6;
+/// Fill the FP registers, exit and look at them again: arguments are a pattern, rounds, and which exits (bit 0: to the
+/// hypervisor, bit 1: to the VMM); the result is how many halves of registers were found changed.
+pub const OP_FP: u64 = 7;
 
 /// `DONE`'s value after an exception.
 const STATUS_EXCEPTION: u64 = 1;

@@ -2,6 +2,7 @@
 //! The tests of virtual machines, run in the host. Each says what happens as it happens, in lines that a person can
 //! follow, and gives its results as KTAP subtests.
 
+mod fp;
 mod guest;
 mod linux;
 mod memory;
@@ -26,6 +27,7 @@ usage: pvm-scenario TEST [options]
   normal       the same memory operations on a normal VM, which keeps nothing from its host
   fork         the VMM forks while its guest runs
   lifecycles   many protected VMs one after another; no page may be lost
+  fp           the FP and SVE registers of a guest and of a host process on the same CPU
   storm        a guest shares and unshares on two vCPUs while the host touches and takes its pages
   churn        the host discards, copies, ages, collapses and logs a normal guest's memory while it writes
   crowd        two protected Linux guests and a normal one at once
@@ -67,6 +69,7 @@ const TESTS: &[(&str, Test)] = &[
     ("normal", memory::normal),
     ("fork", stress::fork),
     ("lifecycles", stress::lifecycles),
+    ("fp", fp::fp),
     ("storm", races::storm),
     ("churn", races::churn),
     ("crowd", linux::crowd),
