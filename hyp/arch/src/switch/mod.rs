@@ -22,6 +22,7 @@ use crate::inject::{self, Mte};
 use crate::sysreg::*;
 use crate::vgic;
 
+pub mod copy;
 mod ctxt;
 mod debug;
 mod exit;
