@@ -86,7 +86,11 @@ pub fn logged_with(log: &str, mut command: Command, mut each: impl FnMut(&str)) 
         return Ok(());
     }
     // Lines that name an error say more than the end of a build that goes on around it.
-    for line in if errors.is_empty() { Vec::from(tail) } else { errors } {
+    for line in if errors.is_empty() {
+        Vec::from(tail)
+    } else {
+        errors
+    } {
         eprintln!("      {line}");
     }
     Err(format!(

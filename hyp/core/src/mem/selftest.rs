@@ -291,6 +291,7 @@ pub fn pages_needed(config: &Stage2Config) -> u64 {
 }
 
 impl<'a, M: Machine> Bench<'a, M> {
+    #[inline(never)]
     fn new(
         m: &'a M,
         host: &'a mut Host,
@@ -360,61 +361,66 @@ impl<'a, M: Machine> Bench<'a, M> {
         let page = PfnRange::single(self.pfn);
         let [for_protected, for_normal] = &mut self.memcache;
         match op {
-            Op::ShareHyp => super::host_share_hyp(m, self.host, self.hyp, self.pfn),
-            Op::UnshareHyp => super::host_unshare_hyp(m, self.host, self.hyp, self.pfn),
-            Op::Pin => super::pin(m, self.host, self.hyp, page).map(|pinned| {
-                pinned.rest();
+            Op::ShareHyp => apart(|| super::host_share_hyp(m, self.host, self.hyp, self.pfn)),
+            Op::UnshareHyp => apart(|| super::host_unshare_hyp(m, self.host, self.hyp, self.pfn)),
+            Op::Pin => apart(|| {
+                super::pin(m, self.host, self.hyp, page).map(|pinned| {
+                    pinned.rest();
+                })
             }),
-            Op::Unpin => {
+            Op::Unpin => apart(|| {
                 let pinned = Pinned::claim(m, self.hyp, page)?;
                 super::unpin(m, self.host, self.hyp, pinned);
                 Ok(())
-            }
-            Op::DonateHyp => super::host_donate_hyp(m, self.host, self.hyp, page).map(|pages| {
-                pages.rest();
             }),
-            Op::GiveHost => {
+            Op::DonateHyp => apart(|| {
+                super::host_donate_hyp(m, self.host, self.hyp, page).map(|pages| {
+                    pages.rest();
+                })
+            }),
+            Op::GiveHost => apart(|| {
                 let (page, _) = HypPages::claim(m, self.hyp, page)?.scrub_first(m, 0);
                 super::hyp_donate_host(m, self.host, self.hyp, page).map_err(|(error, _)| error)
-            }
-            Op::ShareFfa => super::host_share_ffa(m, self.host, page),
-            Op::UnshareFfa => super::host_unshare_ffa(m, self.host, page),
-            Op::DonateGuest(at) => {
+            }),
+            Op::ShareFfa => apart(|| super::host_share_ffa(m, self.host, page)),
+            Op::UnshareFfa => apart(|| super::host_unshare_ffa(m, self.host, page)),
+            Op::DonateGuest(at) => apart(|| {
                 let gfn = frame_of(self.gfn, at);
                 super::host_donate_guest(m, self.host, &mut self.protected, for_protected, self.pfn, gfn)
-            }
+            }),
             Op::GuestShare(at) => {
-                super::guest_share_host(m, self.host, &mut self.protected, frame_of(self.gfn, at))
+                apart(|| super::guest_share_host(m, self.host, &mut self.protected, frame_of(self.gfn, at)))
             }
-            Op::GuestUnshare(at) => {
+            Op::GuestUnshare(at) => apart(|| {
                 let gfn = frame_of(self.gfn, at);
                 super::guest_unshare_host(m, self.host, &mut self.protected, gfn)
-            }
-            Op::ForceReclaim => {
+            }),
+            Op::ForceReclaim => apart(|| {
                 let phys = self.pfn.phys();
                 let (handle, gfn) = super::owner_of_faulting_page(m, self.host, phys)?;
                 if handle != self.protected.handle() {
                     return Err(Error::Invalid);
                 }
                 super::host_force_reclaim_guest(m, self.host, &mut self.protected, phys, gfn)
-            }
-            Op::Reclaim(at) => {
+            }),
+            Op::Reclaim(at) => apart(|| {
                 let gfn = frame_of(self.gfn, at);
                 super::host_reclaim_dying_guest(m, self.host, &mut self.protected, gfn)
-            }
-            Op::ShareGuest(at) => {
+            }),
+            Op::ShareGuest(at) => apart(|| {
                 let gfn = frame_of(self.gfn, at);
                 let prot = u64::from(Perms::RWX.bits());
                 super::host_share_guest(m, self.host, &mut self.normal, for_normal, self.pfn, gfn, 1, prot)
-            }
-            Op::UnshareGuest(at) => {
+            }),
+            Op::UnshareGuest(at) => apart(|| {
                 let gfn = frame_of(self.gfn, at);
                 super::host_unshare_guest(m, self.host, &mut self.normal, gfn, 1)
-            }
+            }),
         }
     }
 
     /// The state as records and tables have it.
+    #[inline(never)]
     fn state(&mut self) -> Result<State> {
         let m = self.m;
         let record = m.record(self.pfn).ok_or(Error::Invalid)?;
@@ -438,6 +444,7 @@ impl<'a, M: Machine> Bench<'a, M> {
     }
 
     /// Ends both VMs and checks that every page is free again.
+    #[inline(never)]
     fn finish(mut self, range: PfnRange) -> Result<(), Failure> {
         let m = self.m;
         for guest in [&mut self.protected, &mut self.normal] {
@@ -455,6 +462,13 @@ impl<'a, M: Machine> Bench<'a, M> {
             Err(_) => Err(Failure::Leak),
         }
     }
+}
+
+/// Makes a call in a frame of its own: EL2 has one page of stack, and a function that holds all calls would need the room
+/// of the largest for each.
+#[inline(never)]
+fn apart<R>(call: impl FnOnce() -> R) -> R {
+    call()
 }
 
 /// One of the two guest frames.

@@ -100,6 +100,7 @@ pub fn depth(elf: &Elf, known: &[(String, Vec<String>)]) -> Depth {
 
 fn bodies(elf: &Elf) -> Vec<Body> {
     let mut bodies = vec![Body::default(); elf.functions.len()];
+    let mut slots: BTreeMap<(usize, u64), u64> = BTreeMap::new();
     for (number, section) in elf.sections.iter().filter(|(_, s)| s.exec && s.alloc) {
         let relocs: BTreeMap<u64, Option<(usize, u64)>> =
             section.relocs.iter().map(|r| (r.offset, r.target)).collect();
@@ -109,6 +110,12 @@ fn bodies(elf: &Elf) -> Vec<Body> {
             };
             let body = &mut bodies[function];
             match a64::effect(word) {
+                // A table of vectors holds sixteen entries of 0x80 bytes, or several such tables, and runs one of them.
+                Effect::Push(bytes) if is_vectors(&elf.functions[function].name) => {
+                    let slot = slots.entry((function, at / 0x80)).or_default();
+                    *slot += bytes;
+                    body.frame = body.frame.max(*slot);
+                }
                 Effect::Push(bytes) => body.frame += bytes,
                 Effect::UnknownPush => body.unknown = true,
                 Effect::Indirect => body.indirect = true,
@@ -128,6 +135,10 @@ fn bodies(elf: &Elf) -> Vec<Body> {
         }
     }
     bodies
+}
+
+fn is_vectors(name: &str) -> bool {
+    name.ends_with("_vector") || name.ends_with("_vecs")
 }
 
 fn address_taken(elf: &Elf) -> BTreeSet<usize> {
