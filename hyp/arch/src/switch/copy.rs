@@ -52,15 +52,12 @@ unsafe fn copy_words(from: *const u8, to: *mut u8, offset: u64, bytes: u64) {
     }
     #[cfg(not(target_os = "none"))]
     for n in 0..bytes as usize / 8 {
-        // SAFETY: as the caller proves.
-        #[expect(
-            clippy::cast_ptr_alignment,
-            reason = "both structures and the offset are aligned to 8 bytes"
-        )]
+        let (from, to) = (from.wrapping_add(8 * n), to.wrapping_add(8 * n));
+        // SAFETY: as the caller proves; the structures are aligned to 8 bytes, and so is the offset.
+        #[expect(clippy::cast_ptr_alignment, reason = "as above")]
         unsafe {
-            to.add(8 * n)
-                .cast::<u64>()
-                .write_volatile(from.add(8 * n).cast::<u64>().read_volatile());
+            to.cast::<u64>()
+                .write_volatile(from.cast::<u64>().read_volatile());
         }
     }
 }
@@ -112,7 +109,7 @@ pub fn context_without_timers(from: Context, to: Context) {
                     to.as_ptr(),
                     CTXT_SYS_REGS + 8 * start,
                     8 * (end - start),
-                )
+                );
             };
         }
         start = end + 1;
