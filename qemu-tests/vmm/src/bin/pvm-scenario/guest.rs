@@ -7,6 +7,7 @@ use pkvm_vmm::vm::Kind;
 use pkvm_vmm::{Error, Result};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -195,9 +196,13 @@ impl Drop for Guest {
     }
 }
 
-/// Runs `pvm-run` with `words` alone and returns its status and what it wrote to standard error.
-pub fn try_run(context: &Context, words: &[&str]) -> Result<(Option<i32>, String)> {
-    let output = Command::new(&context.run)
+/// Runs `pvm-run` with `words` alone, as `user` where one is given, and returns its status and what it wrote to standard error.
+pub fn try_run(context: &Context, words: &[&str], user: Option<u32>) -> Result<(Option<i32>, String)> {
+    let mut command = Command::new(&context.run);
+    if let Some(user) = user {
+        command.uid(user);
+    }
+    let output = command
         .args(words)
         .stdin(Stdio::null())
         .output()

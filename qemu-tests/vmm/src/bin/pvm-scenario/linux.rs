@@ -132,11 +132,17 @@ pub fn crowd(context: &Context, report: &mut Report) -> Result<()> {
     )
 }
 
+/// The case that runs without root's rights.
+const NO_RIGHT: &str = "no right to lock memory";
+/// A user with no rights.
+const NOBODY: u32 = 65534;
+
 /// Every wrong use is answered by one line and status 1.
 pub fn errors(context: &Context, report: &mut Report) -> Result<()> {
     let kernel = context.kernel.to_string_lossy().into_owned();
     let initrd = context.initrd.to_string_lossy().into_owned();
-    let cases: [(&str, &[&str]); 8] = [
+    let cases: [(&str, &[&str]); 9] = [
+        (NO_RIGHT, &["--kernel", &kernel, "--protected"]),
         ("no kernel", &["--protected"]),
         ("a kernel that is not there", &["--kernel", "/nowhere"]),
         ("a kernel that is none", &["--kernel", &initrd]),
@@ -153,7 +159,8 @@ pub fn errors(context: &Context, report: &mut Report) -> Result<()> {
         ),
     ];
     for (what, words) in cases {
-        let (code, text) = try_run(context, words)?;
+        let user = (what == NO_RIGHT).then_some(NOBODY);
+        let (code, text) = try_run(context, words, user)?;
         report.say(format_args!("{what}: {}", text.trim_end()));
         let good = code == Some(1) && text.trim_end().lines().count() == 1 && text.starts_with("pvm-run: ");
         let result = good
