@@ -169,6 +169,19 @@ extern "C" fn finalise() -> ! {
 }
 
 fn take_over(held: &mut Held<Root>) -> Result<()> {
+    let (selftest, top) = establish(held)?;
+    crate::selftest::run(held, selftest)?;
+    // Only now may the host lose its privileges, and make VMs.
+    // SAFETY: this is the boot CPU in `__pkvm_init`, once, and the others are in the stub.
+    unsafe { *HOST_ROOT.init() = Some(top) };
+    VMS.lock(held).open();
+    Ok(())
+}
+
+/// Takes the memory. Yields what is left of it for the self-test, and the root of the host's stage 2. Its frame is large,
+/// and must not lie under the self-test's.
+#[inline(never)]
+fn establish(held: &mut Held<Root>) -> Result<(Option<PfnRange>, Phys)> {
     // SAFETY: as in `prepare`; this is the only other place that uses it.
     let handover = unsafe { HANDOVER.init() }.take().ok_or(Error::Invalid)?;
     let Handover {
@@ -229,12 +242,7 @@ fn take_over(held: &mut Held<Root>) -> Result<()> {
     with_host_hyp(held, |_, hyp| {
         mem::check_private_range(&HW, hyp, quarter.0, quarter.1)
     })?;
-    crate::selftest::run(held, carve.selftest)?;
-    // Only now may the host lose its privileges, and make VMs.
-    // SAFETY: as above.
-    unsafe { *HOST_ROOT.init() = Some(top) };
-    VMS.lock(held).open();
-    Ok(())
+    Ok((carve.selftest, top))
 }
 
 /// The stacks are mapped in the private range, not in the linear map.
