@@ -59,13 +59,24 @@ impl Standing {
 
     /// The standing that a page record describes, `None` for a combination that no transition makes.
     pub fn of(record: &PageMeta) -> Option<Self> {
-        let reason = match record.share() {
-            ShareReason::Guests(0) => return None,
-            ShareReason::Guests(_) => ShareReason::Guests(1),
-            reason => reason,
+        let reason = record.share();
+        if matches!(reason, ShareReason::Guests(0)) {
+            return None;
+        }
+        let key = Self::key(record.host_state(), record.hyp_state(), reason);
+        STANDINGS.get(key).copied().flatten()
+    }
+
+    /// Where [`STANDINGS`] has the combination; the count of a loan does not matter.
+    const fn key(host: PageState, hyp: PageState, reason: ShareReason) -> usize {
+        let reason = match reason {
+            ShareReason::None => 0,
+            ShareReason::Hyp => 1,
+            ShareReason::Ffa => 2,
+            ShareReason::Guests(_) => 3,
+            ShareReason::GuestToHost => 4,
         };
-        let states = (record.host_state(), record.hyp_state(), reason);
-        Self::ALL.into_iter().find(|standing| standing.states() == states)
+        reason << 4 | (hyp as usize) << 2 | host as usize
     }
 
     /// Writes the standing into a page record. Not for [`HostGuests`](Self::HostGuests), whose count goes up and down.
@@ -85,6 +96,19 @@ impl Standing {
         self as u8 == other as u8
     }
 }
+
+/// The standing of each combination of states and reason: [`Standing::states`] turned round, for one look-up a page.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the build alone")]
+static STANDINGS: [Option<Standing>; 128] = {
+    let mut standings = [None; 128];
+    let mut i = 0;
+    while i < Standing::ALL.len() {
+        let (host, hyp, reason) = Standing::ALL[i].states();
+        standings[Standing::key(host, hyp, reason)] = Some(Standing::ALL[i]);
+        i += 1;
+    }
+    standings
+};
 
 /// What a VM's stage 2 says of a guest frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -43,3 +43,46 @@ fn the_self_test_of_the_boot_passes() {
         assert!(HypPages::claim(&rig.m, &mut rig.hyp, range).is_ok());
     }
 }
+
+#[test]
+fn a_record_has_the_standing_of_its_fields_or_none() {
+    use pkvm_types::{PageState, ShareReason};
+    let states = [
+        PageState::Owned,
+        PageState::SharedOwned,
+        PageState::SharedBorrowed,
+        PageState::NoPage,
+    ];
+    let reasons = [
+        ShareReason::None,
+        ShareReason::Hyp,
+        ShareReason::Ffa,
+        ShareReason::Guests(0),
+        ShareReason::Guests(1),
+        ShareReason::Guests(u32::MAX),
+        ShareReason::GuestToHost,
+    ];
+    let record = pkvm_pool::PageMeta::new();
+    let mut known = 0;
+    for host in states {
+        for hyp in states {
+            for reason in reasons {
+                record.set_host_state(host);
+                record.set_hyp_state(hyp);
+                record.set_share(reason);
+                let same = table::Standing::ALL.into_iter().find(|standing| {
+                    let (a, b, c) = standing.states();
+                    let counted = matches!((c, reason), (ShareReason::Guests(_), ShareReason::Guests(1..)));
+                    (a, b) == (host, hyp) && (c == reason || counted)
+                });
+                assert_eq!(
+                    table::Standing::of(&record),
+                    same,
+                    "{host:?}, {hyp:?}, {reason:?}"
+                );
+                known += usize::from(same.is_some());
+            }
+        }
+    }
+    assert_eq!(known, 8);
+}
