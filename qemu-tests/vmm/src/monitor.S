@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The monitor guest: see monitor.rs. Runs at EL1 with the MMU off, from wherever it is loaded, in the 8 KiB from there.
+// The monitor guest: see monitor.rs. Runs at EL1 with the MMU off, from wherever it is loaded, in the 16 KiB from there.
 // x19 holds the test device, x21 the results of the last command. Offsets are those of testdev.rs.
 
 	.pushsection .rodata.pvm_monitor, "a"
@@ -43,6 +43,8 @@ pvm_monitor_start:
 	b.eq	60f
 	cmp	x9, #7
 	b.eq	80f
+	cmp	x9, #8
+	b.eq	90f
 	str	xzr, [x19, #0x008]		// EXIT
 	b	.
 
@@ -147,6 +149,23 @@ pvm_monitor_start:
 	sub	x11, x11, #1
 	b	81b
 84:	mov	x0, x14
+
+	// execute: x0 an instruction that changes no register but x0, x1 what it finds in x0. It is put into the fourth page
+	// from the monitor's start.
+90:	adr	x5, pvm_monitor_start
+	add	x5, x5, #3, lsl #12
+	str	w0, [x5]
+	ldr	w6, 91f
+	str	w6, [x5, #4]
+	dc	cvau, x5
+	dsb	ish
+	ic	ivau, x5
+	dsb	ish
+	isb
+	mov	x0, x1
+	blr	x5
+	b	8f
+91:	ret
 
 8:	str	x0, [x19, #0x380]		// RESULT 0
 	str	xzr, [x19, #0x020]		// DONE

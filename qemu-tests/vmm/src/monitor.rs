@@ -54,6 +54,8 @@ pub const OP_STORM: u64 = 6;
 /// Fill the FP registers, exit and look at them again: arguments are a pattern, rounds, and which exits (bit 0: to the
 /// hypervisor, bit 1: to the VMM); the result is how many halves of registers were found changed.
 pub const OP_FP: u64 = 7;
+/// Execute the instruction in argument 0 with argument 1 in x0; the result is x0.
+pub const OP_EXECUTE: u64 = 8;
 
 /// `DONE`'s value after an exception.
 const STATUS_EXCEPTION: u64 = 1;
@@ -215,6 +217,12 @@ impl Monitor {
         let reply = self.run(cpu, OP_HVC, &[function, x1, x2, x3])?;
         let [x0, x1, x2, x3, ..] = reply.results;
         Ok([x0, x1, x2, x3])
+    }
+
+    /// The guest executes one instruction, which may use x0 and nothing else, and which finds `x0` there; returns x0.
+    pub fn execute(&self, instruction: u32, x0: u64) -> std::result::Result<u64, Failure> {
+        self.run(0, OP_EXECUTE, &[u64::from(instruction), x0])
+            .map(|reply| reply.results[0])
     }
 
     /// Powers vCPU `cpu` up, to wait for commands too. Returns PSCI's answer.

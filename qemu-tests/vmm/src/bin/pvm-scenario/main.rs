@@ -10,6 +10,7 @@ mod races;
 mod report;
 mod stress;
 mod system;
+mod traps;
 
 use pkvm_vmm::args::Args;
 use pkvm_vmm::{Error, Result};
@@ -28,6 +29,7 @@ usage: pvm-scenario TEST [options]
   fork         the VMM forks while its guest runs
   lifecycles   many protected VMs one after another; no page may be lost
   fp           the FP and SVE registers of a guest and of a host process on the same CPU
+  traps        system registers and instructions that a protected guest may not use, or sees an own form of
   storm        a guest shares and unshares on two vCPUs while the host touches and takes its pages
   churn        the host discards, copies, ages, collapses and logs a normal guest's memory while it writes
   crowd        two protected Linux guests and a normal one at once
@@ -70,6 +72,7 @@ const TESTS: &[(&str, Test)] = &[
     ("fork", stress::fork),
     ("lifecycles", stress::lifecycles),
     ("fp", fp::fp),
+    ("traps", traps::traps),
     ("storm", races::storm),
     ("churn", races::churn),
     ("crowd", linux::crowd),
