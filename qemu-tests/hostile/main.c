@@ -135,11 +135,12 @@ static s64 touch(struct hostile_cmd *cmd)
 	void *base, *at;
 	s64 ret;
 
-	/* Memory cannot be mapped executable by a module, but a device can. */
+	/* A module cannot map memory executable, but it can a device. */
 	if (how == 'x' && !device)
 		return -EINVAL;
 	if (how == 'x')
-		prot = __pgprot(PROT_DEVICE_nGnRE & ~PTE_PXN);
+		/* As normal memory at stage 1: a fetch from device memory would fault there already. */
+		prot = __pgprot(PROT_NORMAL & ~PTE_PXN);
 	ret = map_phys(phys, device, prot, &base, &at);
 	if (ret)
 		return ret;

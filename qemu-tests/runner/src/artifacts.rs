@@ -29,13 +29,17 @@ impl Artifacts {
         }
     }
 
-    /// Programs in this repository's target directory; `build` makes them anew where needed, the VMM's if `vmm`.
-    pub fn own(build: bool, vmm: bool) -> Result<Self, String> {
+    /// Programs in this repository's target directory; `build` makes them anew where needed, the VMM's and the
+    /// bare-metal guest's where asked for.
+    pub fn own(build: bool, vmm: bool, payload: bool) -> Result<Self, String> {
         let target = tests_dir().join("target");
         if build {
             cargo(&tests_dir().join("init"), &target)?;
             if vmm {
                 cargo(&tests_dir().join("vmm"), &target)?;
+            }
+            if payload {
+                bare_metal(&tests_dir().join("guest"), &target)?;
             }
         }
         Ok(Self {
@@ -47,6 +51,17 @@ impl Artifacts {
     /// The bytes of a program.
     pub fn program(&self, name: &str) -> Result<Vec<u8>, String> {
         let path = self.bin.join(name);
+        std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// The bare-metal guest, a flat image.
+    pub fn payload(&self) -> Result<Vec<u8>, String> {
+        let beside = self.bin.join(PAYLOAD);
+        let path = if beside.is_file() {
+            beside
+        } else {
+            tests_dir().join("target").join(PAYLOAD)
+        };
         std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
     }
 
@@ -136,6 +151,35 @@ fn cargo(dir: &Path, target: &Path) -> Result<(), String> {
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTFLAGS");
     run(cargo, &dir.display().to_string())
+}
+
+const BARE: &str = "aarch64-unknown-none-softfloat";
+const PAYLOAD: &str = "pkvm-guest.bin";
+
+/// Builds the bare-metal guest and makes a flat image of it.
+fn bare_metal(dir: &Path, target: &Path) -> Result<(), String> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(dir)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            BARE,
+            "-Zbuild-std=core",
+        ])
+        .env("CARGO_TARGET_DIR", target)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS");
+    run(cargo, &dir.display().to_string())?;
+    let mut objcopy = Command::new("aarch64-linux-gnu-objcopy");
+    objcopy
+        .args(["-O", "binary"])
+        .arg(target.join(BARE).join("release/pkvm-guest"))
+        .arg(target.join(PAYLOAD));
+    run(objcopy, "the flat image of the bare-metal guest")
 }
 
 fn run(mut command: Command, what: &str) -> Result<(), String> {

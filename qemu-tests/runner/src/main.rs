@@ -83,7 +83,11 @@ fn run(args: &Args) -> Result<bool, String> {
     };
     let artifacts = match &args.bin_dir {
         Some(dir) => Artifacts::at(dir.clone()),
-        None => Artifacts::own(!args.no_build, chosen.iter().any(|s| s.needs.vmm))?,
+        None => Artifacts::own(
+            !args.no_build,
+            chosen.iter().any(|s| s.needs.vmm),
+            chosen.iter().any(|s| s.needs.payload),
+        )?,
     };
     let symbols = Symbols::read(args.kbuild.as_deref());
     if args.build_only {
@@ -253,11 +257,15 @@ impl Session<'_> {
         archive.file("/init", 0o755, &self.artifacts.program("pkvm-init")?);
         let mut table = String::new();
         for test in tests {
-            let mode = suites::mode_of(self.cpu);
             let argv: Vec<_> = test
                 .argv
                 .iter()
-                .map(|a| if *a == "@MODE@" { mode } else { a })
+                .filter_map(|word| match *word {
+                    "@MODE@" => Some(suites::mode_of(self.cpu)),
+                    "@PROTECTED1@" => Some("--protected"),
+                    "@PROTECTED0@" => None,
+                    other => Some(other),
+                })
                 .collect();
             let _ = writeln!(table, "{}\t{}\t{}", test.name, test.limit, argv.join("\t"));
         }
@@ -278,6 +286,9 @@ impl Session<'_> {
             let image = std::fs::read(self.kernel).map_err(|e| format!("{}: {e}", self.kernel.display()))?;
             archive.file("/guest/Image", 0o644, &image);
             archive.file("/guest/initrd", 0o644, &Artifacts::guest_initramfs()?);
+        }
+        if self.suite.needs.payload {
+            archive.file("/guest/payload", 0o644, &self.artifacts.payload()?);
         }
         if self.args.shell {
             archive.file("/bin/busybox", 0o755, &Artifacts::busybox()?);

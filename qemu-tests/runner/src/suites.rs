@@ -10,7 +10,8 @@ pub struct Test {
     pub name: &'static str,
     /// Seconds before init ends it.
     pub limit: u32,
-    /// The program in the initramfs and its arguments. `@MODE@` stands for the mode that the CPU model calls for.
+    /// The program in the initramfs and its arguments. `@MODE@` stands for the mode that the CPU model
+    /// calls for, `@PROTECTED1@` for `--protected`, and `@PROTECTED0@` for nothing.
     pub argv: &'static [&'static str],
 }
 
@@ -23,6 +24,8 @@ pub struct Needs {
     pub no_map: bool,
     /// The VMM and what its scenarios boot is in the initramfs.
     pub vmm: bool,
+    /// The bare-metal guest is in the initramfs.
+    pub payload: bool,
     /// At least this much memory, in MiB.
     pub mem: u32,
     /// At least this many CPUs.
@@ -52,6 +55,32 @@ const fn test(name: &'static str, limit: u32, argv: &'static [&'static str]) -> 
 macro_rules! scenario {
     ($name:literal, $limit:literal) => {
         test($name, $limit, &["/bin/pvm-scenario", $name])
+    };
+}
+
+/// A part of the bare-metal guest: which, whether in a pVM, on how many vCPUs.
+macro_rules! payload {
+    ($name:literal, $which:literal, $protected:literal, $cpus:literal) => {
+        test(
+            $name,
+            150,
+            &[
+                "/bin/pvm-probe",
+                "--payload",
+                "/guest/payload",
+                "--timeout",
+                "140",
+                "--cpus",
+                $cpus,
+                "--param",
+                concat!("0=", $which),
+                "--param",
+                concat!("1=", $protected),
+                "--param",
+                concat!("2=", $cpus),
+                concat!("@PROTECTED", $protected, "@"),
+            ],
+        )
     };
 }
 
@@ -114,6 +143,20 @@ pub fn all() -> Vec<Suite> {
                 scenario!("crowd", 500),
             ],
             needs: vmm,
+            alone: false,
+        },
+        Suite {
+            name: "payload",
+            about: "bare-metal guests: forbidden registers, ID registers, odd hypercalls, vCPUs by PSCI",
+            tests: vec![
+                payload!("registers", "1", "1", "1"),
+                payload!("id-registers", "2", "1", "1"),
+                payload!("hypercalls", "3", "1", "1"),
+                payload!("psci", "4", "1", "3"),
+                payload!("normal-registers", "1", "0", "1"),
+                payload!("normal-psci", "4", "0", "3"),
+            ],
+            needs: Needs { payload: true, ..vmm },
             alone: false,
         },
         Suite {
