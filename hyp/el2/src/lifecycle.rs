@@ -147,6 +147,13 @@ fn build_vm(
             return Err((error, host_pin));
         }
     };
+    // A handle that names a VM must not lend its VMID to another stage 2, not even until `insert` refuses it below.
+    let reserved = VMS.lock(held).check_reserved(raw_handle);
+    if let Err(error) = reserved {
+        give_back(held, pgd);
+        give_back(held, vm_pages);
+        return Err((error, host_pin));
+    }
     vm_pages.zero(&HW);
 
     let at = vm_pages.va(&HW);
