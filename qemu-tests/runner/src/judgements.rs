@@ -17,7 +17,8 @@ pub struct Case {
     pub cpus: &'static [&'static str],
     /// Seconds and MiB that it needs, if more than the others.
     pub big: Option<(u32, u32)>,
-    /// Words that must be in what was seen on the C object, on these models: recorded from a run.
+    /// Words that must be in what was seen on the C object, on these models, recorded from runs; of alternatives,
+    /// separated by a bar, one.
     pub c_saw: &'static str,
 }
 

@@ -47,7 +47,8 @@ pub fn run(_: &mut Sub, words: &[String]) -> Outcome {
         .iter()
         .find(|(n, _)| n == name)
         .ok_or_else(|| format!("no case {name}"))?;
-    super::pin_to_cpu(1)?;
+    // The last CPU, so that init has the other to itself where there are two.
+    super::pin_to_cpu(1).or_else(|_| super::pin_to_cpu(0))?;
     let h = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
     let map = Map::read(&h)?;
     match case(&h, &map) {
