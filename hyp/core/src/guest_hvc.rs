@@ -3,16 +3,6 @@
 //! `nvhe/pkvm.c`.
 //!
 //! Every register is the guest's. Source: the kernel's Documentation/virt/kvm/arm/hypercalls.rst, SMCCC.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use pkvm_types::{Ipa, PAGE_SIZE};
 

@@ -5,16 +5,6 @@
 //! The one table is in [`table`]; the trait [`HostCalls`], the numbers that the kernel build checks and
 //! `Documentation/hypercalls.rst` all come from it. Every register is the host's and may hold anything. Nothing here
 //! takes a lock.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 mod abi;
 mod table;

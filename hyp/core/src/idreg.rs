@@ -5,16 +5,6 @@
 //!
 //! The machine's values are the kernel's sanitised ones, from before the host lost its privileges. Source: Arm ARM,
 //! D24.2, and D24.1.3 on signed fields.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::sysreg::SysReg;
 use pkvm_types::{Error, Result};

@@ -6,16 +6,6 @@
 //! The calls' words are the host's and may be anything; the configuration is from before the host lost its privileges.
 //! No lock: a CPU's start is handed over through [`BootArgs`]. Source: Arm Power State Coordination Interface,
 //! DEN 0022.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use pkvm_types::Phys;
 

@@ -4,16 +4,6 @@
 //! `nvhe/hyp-main.c`; the FF-A proxy has its place in [`ffa`].
 //!
 //! Every register is the host's. Source: SMC Calling Convention, DEN 0028.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::psci;
 

@@ -5,16 +5,6 @@
 //! The table names what a guest may have; every register that it does not name is UNDEFINED for the guest. The guest
 //! chooses the register. Nothing here takes a lock. Source: Arm ARM (DDI 0487), ESR_ELx ISS encoding of an exception
 //! from MSR, MRS or System instruction execution.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 mod table;
 #[cfg(test)]

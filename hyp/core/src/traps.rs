@@ -3,16 +3,6 @@
 //! choose on each run, and what features a VM gets. This does the job of the trap half of the kernel's `nvhe/pkvm.c`.
 //!
 //! The host's words are arguments and may be anything; each was read once. Nothing here takes a lock.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 use crate::idreg::{Feature, Granted, IdRegs};
 use crate::vm_table::VmKind;
