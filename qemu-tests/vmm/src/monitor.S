@@ -115,6 +115,7 @@ pvm_monitor_start:
 	b	61b
 64:	mov	x0, x15
 	str	x16, [x19, #0x388]		// RESULT 1
+	b	8f
 
 	// FP registers: x0 a pattern, x1 rounds, x2 which exits: bit 0 to the hypervisor, bit 1 to the VMM. The result is how
 	// many of the registers' halves were found changed.
@@ -149,6 +150,7 @@ pvm_monitor_start:
 	sub	x11, x11, #1
 	b	81b
 84:	mov	x0, x14
+	b	8f
 
 	// execute: x0 an instruction that changes no register but x0, x1 what it finds in x0. It is put into the fourth page
 	// from the monitor's start.
