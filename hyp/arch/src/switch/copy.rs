@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Copies of a vCPU's registers between EL2's structure and the host's. They are the larger part of what a protected
-//! run costs, so they go by pairs of words.
+//! run costs, so they go by the CPU's copy instructions, or by pairs of words.
 //!
-//! One of the structures is the host's, which may write it meanwhile: each word is read once, and is either the old
-//! value or the new.
+//! One of the structures is the host's, which may write it meanwhile. Each byte is read once, so what arrives is one
+//! that was there; no other promise is made, and the registers may be anything.
 #![expect(unsafe_code, reason = "copies between kernel structures in assembler")]
 
 use pkvm_kernel::layout::*;
@@ -18,6 +18,23 @@ unsafe fn copy_words(from: *const u8, to: *mut u8, offset: u64, bytes: u64) {
         from.wrapping_add(offset as usize),
         to.wrapping_add(offset as usize),
     );
+    #[cfg(target_os = "none")]
+    if crate::alt::has_cap::<{ CAP_HAS_MOPS as u16 }>() {
+        // SAFETY: as for the loop below.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension mops",
+                "cpyfp [{to}]!, [{from}]!, {bytes}!",
+                "cpyfm [{to}]!, [{from}]!, {bytes}!",
+                "cpyfe [{to}]!, [{from}]!, {bytes}!",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                bytes = inout(reg) bytes => _,
+                options(nostack),
+            );
+        }
+        return;
+    }
     #[cfg(target_os = "none")]
     // SAFETY: as the caller proves. The compiler sees no access, only that memory changes, so that a write by the host
     // in between is no data race to it.
