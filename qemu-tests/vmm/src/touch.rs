@@ -26,6 +26,17 @@ pub struct Segv {
     pub address: u64,
 }
 
+impl std::fmt::Display for Segv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let code = match self.code {
+            SEGV_MAPERR => "SEGV_MAPERR",
+            SEGV_ACCERR => "SEGV_ACCERR",
+            _ => "another code",
+        };
+        write!(f, "SIGSEGV ({code}) at {:#x}", self.address)
+    }
+}
+
 /// The `si_code` of an access to an address where nothing is mapped.
 pub const SEGV_MAPERR: i32 = 1;
 /// The `si_code` of an access that is not allowed though there is a mapping.

@@ -227,12 +227,27 @@ fn seed(name: &str) -> Result<String> {
     .replace(' ', "_"))
 }
 
+/// The text without what a shell says to its terminal alone: control characters, and sequences that start with ESC [.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c == '\x1b' {
+            // The sequence ends with a letter.
+            chars.by_ref().find(char::is_ascii_alphabetic);
+        } else if !c.is_control() || c == '\t' {
+            out.push(c);
+        }
+    }
+    out
+}
+
 fn pump(stream: impl Read, out: &Sender<String>) {
     for text in BufReader::new(stream)
         .split(b'\n')
         .map_while(std::result::Result::ok)
     {
-        let text = String::from_utf8_lossy(&text).trim_end_matches('\r').to_owned();
+        let text = plain(&String::from_utf8_lossy(&text));
         if !text.trim().is_empty() && out.send(text).is_err() {
             return;
         }

@@ -45,6 +45,13 @@ fn refused<T: std::fmt::Debug>(
     }
 }
 
+/// A touch in words.
+fn told(touched: &std::result::Result<u64, touch::Segv>) -> String {
+    touched
+        .as_ref()
+        .map_or_else(ToString::to_string, |word| format!("{word:#x}"))
+}
+
 /// How many words of the page at `ipa` are not zero. None: the host cannot read it.
 fn nonzero_words(ram: &GuestRam, ipa: u64, page: u64) -> Option<u64> {
     (0..page / 8).try_fold(0, |count, index| {
@@ -68,7 +75,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     worked(vm.store(shared, 0x5eed_0001))?;
     report.equal("the guest shares a page", worked(vm.share(shared))?, 0);
     let seen = touch::load(&ram, shared);
-    report.say(format_args!("the host reads there: {seen:x?}"));
+    report.say(format_args!("the host reads there: {}", told(&seen)));
     report.equal("the host reads the guest's pattern in it", seen, Ok(0x5eed_0001));
     report.equal(
         "the host writes to it",
@@ -83,7 +90,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
 
     report.equal("the guest takes the page back", worked(vm.unshare(shared))?, 0);
     let touched = touch::load(&ram, shared);
-    report.say(format_args!("the host reads there: {touched:x?}"));
+    report.say(format_args!("the host reads there: {}", told(&touched)));
     report.result("the host has lost it", refused(touched));
     report.equal(
         "the guest still has its content",
@@ -100,7 +107,7 @@ pub fn memory(_: &Context, report: &mut Report) -> Result<()> {
     report.say(format_args!("the guest keeps 0x5ec7e7 at {secret:#x} to itself"));
     worked(vm.store(secret, 0x5e_c7e7))?;
     let touched = touch::load(&ram, secret);
-    report.say(format_args!("the VMM loads from it: {touched:x?}"));
+    report.say(format_args!("the VMM loads from it: {}", told(&touched)));
     report.result("a load of a private page is a SIGSEGV", refused(touched));
     report.result(
         "a store to a private page is a SIGSEGV",
