@@ -8,6 +8,7 @@ mod rig;
 mod sim;
 
 mod allocation;
+mod borders;
 mod exhaustive;
 mod maintenance;
 mod museum;

@@ -2,7 +2,7 @@
 //! One test for each known defect of memory ownership, of this or of other hypervisors, that a simulated machine can show. Each
 //! says what went wrong there.
 
-use pkvm_core::mem::{self, Access, HostList, HypPages, MemoryMap};
+use pkvm_core::mem::{self, HostList, HypPages};
 use pkvm_pgtable::HypAttrs;
 use pkvm_pool::Memcache;
 use pkvm_spec::{Call, Frame, Holder, Kind, Loan, Phase, World};
@@ -210,29 +210,6 @@ fn a_lost_entry_gives_the_host_nothing() {
     rig.m.set_word(table, index, 0);
     assert!(!rig.host_access(PFN, Perms::R));
     assert!(rig.host_access(PFN + 1, Perms::R));
-}
-
-/// Regions that begin and end within a page stopped the hypervisor at the first access to their ends.
-#[test]
-fn odd_borders_of_memory_leave_every_address_an_answer() {
-    for (base, size) in [
-        (8, PAGE_SIZE - 8),
-        (0, 8),
-        (PAGE_SIZE - 8, 16),
-        (8, 3 * PAGE_SIZE),
-        (0, 2 * PAGE_SIZE + 1),
-    ] {
-        let mut map = MemoryMap::new(PLAN.bits());
-        map.push(Phys::new(PFN * PAGE_SIZE + base), size, Access::Normal)
-            .unwrap();
-        for frame in PFN - 1..PFN + 5 {
-            let page = PfnRange::single(Pfn::checked(frame).unwrap());
-            let owned = map.check_memory(page).is_ok();
-            let whole = frame * PAGE_SIZE >= PFN * PAGE_SIZE + base
-                && (frame + 1) * PAGE_SIZE <= PFN * PAGE_SIZE + base + size;
-            assert_eq!(owned, whole, "frame {frame:#x} of {size:#x} bytes at {base:#x}");
-        }
-    }
 }
 
 /// A VM that was destroyed with pages left, and a slot used again: the host's table named a frame of another VM.
@@ -618,4 +595,55 @@ fn private_mappings_are_of_devices_or_of_the_hypervisors_memory() {
     assert_eq!(range(&mut rig), Ok(()));
     map(&mut rig, 4, PFN + 1);
     assert_eq!(range(&mut rig), Err(Error::Perm));
+}
+
+/// A loan is ended in the size in which it was made, or the counts of the other pages are wrong for ever.
+#[test]
+fn a_loan_is_ended_in_its_own_size() {
+    let block = block_pages();
+    let plan = Plan {
+        pages: block,
+        guest_base: block,
+        ..PLAN
+    };
+    let mut rig = Rig::new(plan);
+    let lend = |pages| Call::ShareGuest {
+        vm: 1,
+        pfn: PFN,
+        gfn: block,
+        pages,
+        prot: 15,
+    };
+    let end = |pages| Call::UnshareGuest {
+        vm: 1,
+        gfn: block,
+        pages,
+    };
+    rig.call(lend(block)).unwrap();
+    assert_eq!(rig.call(end(1)), Err(Error::TooBig));
+    assert_eq!(rig.call(lend(1)), Err(Error::Perm));
+    rig.call(end(block)).unwrap();
+    rig.call(lend(1)).unwrap();
+    assert_eq!(rig.call(end(block)), Err(Error::TooBig));
+    assert_eq!(rig.call(lend(block)), Err(Error::Perm));
+    rig.call(end(1)).unwrap();
+    for pages in [0, 2, block - 1, block + 1, u64::MAX] {
+        assert_eq!(rig.call(end(pages)), Err(Error::Invalid));
+        assert_eq!(
+            rig.call(Call::Wrprotect {
+                vm: 1,
+                gfn: block,
+                pages
+            }),
+            Err(Error::Invalid)
+        );
+    }
+    assert_eq!(
+        rig.call(Call::UnshareGuest {
+            vm: 1,
+            gfn: block + 1,
+            pages: block
+        }),
+        Err(Error::Invalid)
+    );
 }

@@ -20,10 +20,10 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize]
     }
 }
@@ -214,5 +214,12 @@ fn random_histories_of_blocks() {
         ..Plan::SMALL
     };
     const SIZES: &[u64] = &[1, block_pages()];
-    history::<P, 1, G>(plan, SIZES, 150);
+    // A world of some thousand pages by value wants a stack to match.
+    let run = move || history::<P, 1, G>(plan, SIZES, 150);
+    std::thread::Builder::new()
+        .stack_size(64 << 20)
+        .spawn(run)
+        .unwrap()
+        .join()
+        .unwrap();
 }

@@ -62,7 +62,8 @@ impl Plan {
 
     /// Bits of every address.
     pub const fn bits(&self) -> u32 {
-        PAGE_SHIFT + self.levels * (PAGE_SHIFT - 3)
+        let bits = PAGE_SHIFT + self.levels * (PAGE_SHIFT - 3);
+        if bits < 48 { bits } else { 48 }
     }
 
     /// The first frame of the world: the beginning of a block.
