@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Memory that runs out: every call either does all it should or changes nothing, whatever the pools hold.
 
+use pkvm_core::machine::Machine;
 use pkvm_spec::{Call, Kind, World};
-use pkvm_types::{Error, block_pages};
+use pkvm_types::{Error, PAGE_SHIFT, Phys, block_pages};
 
 use crate::rig::{Plan, Rig};
 
@@ -156,4 +157,34 @@ fn maps_of_devices_give_way_to_memory() {
     // The device's map is gone; where there is no memory for it, the access fails, and nothing else.
     assert!(!rig.host_access(plan.nomap() + 1, pkvm_types::Perms::R));
     assert!(rig.world::<3, 2, 2>() == world);
+}
+
+#[test]
+fn a_pin_over_two_tables_needs_both() {
+    // The boot takes one table; each of the two pages needs one of its own.
+    let plan = Plan {
+        pages: block_pages() + 32,
+        levels: 2,
+        hyp_pool: 2,
+        ..ROOMY
+    };
+    let mut rig = Rig::new(plan);
+    let crosses = |frame: &u64| {
+        let va = |frame: u64| rig.m.linear_va(Phys::new(frame << PAGE_SHIFT)).raw() >> PAGE_SHIFT;
+        va(*frame + 1).is_multiple_of(block_pages())
+    };
+    let pfn = (plan.base() + 32..).find(crosses).unwrap();
+    rig.call(Call::ShareHyp { pfn }).unwrap();
+    rig.call(Call::ShareHyp { pfn: pfn + 1 }).unwrap();
+    let before = rig.m.version();
+    assert_eq!(rig.call(Call::Pin { pfn, pages: 2 }), Err(Error::NoMemory));
+    assert_eq!(rig.m.version(), before);
+    rig.call(Call::Pin { pfn, pages: 1 }).unwrap();
+    assert_eq!(rig.call(Call::Pin { pfn, pages: 2 }), Err(Error::NoMemory));
+    rig.call(Call::Unpin { pfn, pages: 1 }).unwrap();
+    rig.call(Call::Pin {
+        pfn: pfn + 1,
+        pages: 1,
+    })
+    .unwrap();
 }
