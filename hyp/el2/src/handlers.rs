@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The handlers of the host's hypercalls. Which exist and when they may be made is in [`pkvm_core::hcall`]; each here
-//! checks its words by the constructors of their types, takes the locks, and calls the policy.
+//! checks its words by the constructors of their types, takes the locks, and calls the policy. It does the job of the
+//! `handle_*` functions of the kernel's `nvhe/hyp-main.c`.
+//!
+//! Every argument may be an adversary's choice, as may every word behind a pointer to the host's memory. Only the calls
+//! that the table keeps from a host without privileges trust theirs.
 #![expect(unsafe_code, reason = "views in pinned memory, and EL2's SCTLR")]
 
 use pkvm_arch::alt::{has_cap, kern_hyp_va};
@@ -18,7 +22,7 @@ use pkvm_kernel::{Kvm, Mmu, Vcpu, VgicV3};
 use pkvm_pgtable::HypAttrs;
 use pkvm_sync::{Held, Root};
 use pkvm_types::{
-    Error, Gfn, Handle, HypVa, Ipa, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, Result, Untrusted, page_align,
+    Error, Gfn, Handle, HypVa, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, Result, Untrusted, page_align,
 };
 
 use crate::hw::HW;
@@ -51,11 +55,12 @@ impl<'a> Handlers<'a> {
     }
 
     /// The loaded vCPU.
-    fn loaded(&self) -> Option<VcpuPtr> {
+    fn loaded() -> Option<VcpuPtr> {
         with_vcpus(|cpu| cpu.loaded().map(|loaded| loaded.vcpu))
     }
+
     /// The loaded vCPU of a VM of kind `kind`.
-    fn loaded_of(&self, kind: VmKind) -> Result<VcpuPtr> {
+    fn loaded_of(kind: VmKind) -> Result<VcpuPtr> {
         with_vcpus(|cpu| cpu.loaded_of(kind).map(|loaded| loaded.vcpu))
     }
 
@@ -74,7 +79,7 @@ impl<'a> Handlers<'a> {
 
     /// The saved GICv3 interface at the kernel address `cpu_if`: the host's, and EL2's own where the host is not trusted.
     /// `None` where the host may not name it.
-    fn vgic(&self, cpu_if: u64) -> Option<(VgicV3, Option<VgicV3>)> {
+    fn vgic(cpu_if: u64) -> Option<(VgicV3, Option<VgicV3>)> {
         if !v3::has_cpuif() {
             // With a GICv2 the registers are undefined at EL2 too, and a VM without a GICv3 can be loaded there.
             return None;
@@ -84,7 +89,7 @@ impl<'a> Handlers<'a> {
             // SAFETY: outside protected mode the host is trusted and passes its own structure.
             return Some((unsafe { VgicV3::from_raw(at) }, None));
         }
-        let vcpu = self.loaded()?;
+        let vcpu = Self::loaded()?;
         let host = vcpu.get().host.vgic_v3();
         (host.addr() == kern_hyp_va(cpu_if).raw()).then_some((host, Some(vcpu.view().vgic_v3())))
     }
@@ -186,7 +191,7 @@ impl HostCalls for Handlers<'_> {
             }
             return;
         }
-        if let Some(loaded) = self.loaded()
+        if let Some(loaded) = Self::loaded()
             && loaded.get().host.addr() == kern_hyp_va(addr).raw()
         {
             let vm = loaded.get().vm;
@@ -209,7 +214,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn vcpu_run(&mut self, vcpu: Untrusted<u64>) -> Result<ExitCode> {
-        let loaded = self.loaded();
+        let loaded = Self::loaded();
         run::vcpu_run(self.held, loaded, vcpu.unchecked())
     }
 
@@ -282,7 +287,7 @@ impl HostCalls for Handlers<'_> {
     fn tracing_write_event(&mut self, _id: Untrusted<u64>) {}
 
     fn vgic_v3_save_aprs(&mut self, cpu_if: Untrusted<u64>) {
-        let Some((host, hyp)) = self.vgic(cpu_if.unchecked()) else {
+        let Some((host, hyp)) = Self::vgic(cpu_if.unchecked()) else {
             return;
         };
         let Some(hyp) = hyp else {
@@ -297,7 +302,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn vgic_v3_restore_vmcr_aprs(&mut self, cpu_if: Untrusted<u64>) {
-        let Some((host, hyp)) = self.vgic(cpu_if.unchecked()) else {
+        let Some((host, hyp)) = Self::vgic(cpu_if.unchecked()) else {
             return;
         };
         let Some(hyp) = hyp else {
@@ -327,7 +332,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn host_donate_guest(&mut self, raw_pfn: Untrusted<u64>, raw_gfn: Untrusted<u64>) -> Result<()> {
-        let vcpu = self.loaded_of(VmKind::Protected)?;
+        let vcpu = Self::loaded_of(VmKind::Protected)?;
         refill_memcache(self.held, vcpu)?;
         let (pfn, gfn) = (pfn(raw_pfn)?, gfn(raw_gfn)?);
         let mut memcache = vcpu.get().memcache.get();
@@ -345,7 +350,7 @@ impl HostCalls for Handlers<'_> {
         nr_pages: Untrusted<u64>,
         prot: Untrusted<u64>,
     ) -> Result<()> {
-        let vcpu = self.loaded_of(VmKind::Normal)?;
+        let vcpu = Self::loaded_of(VmKind::Normal)?;
         refill_memcache(self.held, vcpu)?;
         let (pfn, gfn) = (pfn(raw_pfn)?, gfn(raw_gfn)?);
         let mut memcache = vcpu.get().memcache.get();
@@ -378,7 +383,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn host_relax_perms_guest(&mut self, raw_gfn: Untrusted<u64>, prot: Untrusted<u64>) -> Result<()> {
-        let vcpu = self.loaded_of(VmKind::Normal)?;
+        let vcpu = Self::loaded_of(VmKind::Normal)?;
         let gfn = gfn(raw_gfn)?;
         with_guest_alone(self.held, vcpu.get().vm, |guest| {
             mem::host_relax_perms_guest(&HW, guest, gfn, prot.unchecked())
@@ -413,7 +418,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn host_mkyoung_guest(&mut self, raw_gfn: Untrusted<u64>) -> Result<()> {
-        let vcpu = self.loaded_of(VmKind::Normal)?;
+        let vcpu = Self::loaded_of(VmKind::Normal)?;
         // A page that is not there, or cannot be, has no age: EL1 takes any error as fatal.
         if let Ok(gfn) = gfn(raw_gfn) {
             let _ = with_guest_alone(self.held, vcpu.get().vm, |guest| {
@@ -448,7 +453,7 @@ impl HostCalls for Handlers<'_> {
         const EC_SHIFT: u32 = 26;
         const IABT_LOW: u64 = 0x20;
         const DABT_LOW: u64 = 0x24;
-        let vcpu = self.loaded().ok_or(Error::Invalid)?;
+        let vcpu = Self::loaded().ok_or(Error::Invalid)?;
         let (esr, hpfar) = (vcpu.view().fault_esr(), vcpu.view().fault_hpfar());
         if !matches!(esr >> EC_SHIFT & 0x3f, IABT_LOW | DABT_LOW)
             || pkvm_core::host_trap::FaultStatus::decode(esr)
@@ -456,9 +461,7 @@ impl HostCalls for Handlers<'_> {
         {
             return Err(Error::Invalid);
         }
-        // FIPA: bits of the page's address from 12 on, from bit 4 on.
-        const FIPA: u64 = ((1 << 44) - 1) << 4;
-        let ipa = Ipa::new((hpfar & FIPA) << 8);
+        let ipa = run::faulting_page(hpfar);
         with_guest_alone(self.held, vcpu.get().vm, |guest| {
             mem::in_poison_fault(&HW, guest, ipa)
         })
@@ -522,8 +525,8 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn vcpu_put(&mut self) {
-        let Some(vcpu) = self.loaded() else { return };
-        if vcpu.get().vm.get().kind == VmKind::Normal && !run::host_state_dirty(vcpu) {
+        let Some(vcpu) = Self::loaded() else { return };
+        if vcpu.get().vm.get().kind == VmKind::Normal && !run::is_host_newer(vcpu.get().host.iflags()) {
             run::copy_context(vcpu.view(), vcpu.get().host);
         }
         let mut table = VMS.lock(self.held);
@@ -531,7 +534,7 @@ impl HostCalls for Handlers<'_> {
     }
 
     fn vcpu_sync_state(&mut self) {
-        if let Ok(vcpu) = self.loaded_of(VmKind::Normal) {
+        if let Ok(vcpu) = Self::loaded_of(VmKind::Normal) {
             run::copy_context(vcpu.view(), vcpu.get().host);
         }
     }

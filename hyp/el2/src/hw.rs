@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The real machine under the policy: [`Machine`] by the mechanism of `pkvm_arch`. Every method is reached with the
-//! locks held that the trait names.
+//! locks held that the trait names, with pages that the policy has found to be memory: nothing is checked again here.
 #![expect(unsafe_code, reason = "page records are an array at a fixed address")]
 
 use pkvm_arch::alt::has_cap;

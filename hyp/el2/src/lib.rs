@@ -3,6 +3,10 @@
 //! between policy (`pkvm_core`) and mechanism (`pkvm_arch`). It replaces the C object `kvm_nvhe.o`.
 #![no_std]
 #![allow(non_upper_case_globals, reason = "symbols have the kernel's names")]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "the kernel's structures are reached by byte offsets, which the layout probe measured"
+)]
 
 mod boot;
 mod cell;

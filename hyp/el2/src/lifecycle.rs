@@ -125,9 +125,8 @@ fn build_vm(
     if nr_vcpus == 0 || u64::from(nr_vcpus) > KVM_MAX_VCPUS {
         return Err((Error::Invalid, host_pin));
     }
-    let (handle, bytes) = match (Handle::checked(raw_handle), vm_bytes(nr_vcpus)) {
-        (Ok(handle), Some(bytes)) => (handle, bytes),
-        _ => return Err((Error::Invalid, host_pin)),
+    let (Ok(handle), Some(bytes)) = (Handle::checked(raw_handle), vm_bytes(nr_vcpus)) else {
+        return Err((Error::Invalid, host_pin));
     };
     let features = match guest_config::VmFeatures::read(host_kvm, kind) {
         Ok(features) => features,

@@ -77,7 +77,7 @@ extern "C" fn hyp_panic() -> ! {
     if let Some(vcpu) = core::ptr::NonNull::new(host.running_vcpu() as *mut u8) {
         // SAFETY: the pointer is set around a guest's run only, to the vCPU structure that runs.
         let vcpu = unsafe { Vcpu::from_raw(vcpu) };
-        crate::run::abandon_guest(vcpu, host);
+        crate::run::abandon_guest(vcpu);
     }
     prepare_backtrace(frame_pointer(), elr);
     // SAFETY: this CPU's host context is what the host's registers were saved to.

@@ -117,7 +117,7 @@ fn run_trusted(cpu: &Cpu, addr: u64) -> Result<hcall::ExitCode> {
 }
 
 /// For a panic while `vcpu` runs: gives the host its world back.
-pub fn abandon_guest(vcpu: Vcpu, _host: Context) {
+pub fn abandon_guest(vcpu: Vcpu) {
     let Some(kvm) = NonNull::new(kern_hyp_va(vcpu.kvm_addr()).raw() as *mut u8) else {
         return;
     };
@@ -166,13 +166,9 @@ fn copy_debug(from: pkvm_kernel::DebugRegs, to: pkvm_kernel::DebugRegs) {
     }
 }
 
-/// The flag by which the host says that its copy of a normal vCPU's registers is the newer one
-/// (`PKVM_HOST_STATE_DIRTY`).
-const IFLAG_HOST_STATE_DIRTY: u8 = 1 << 4;
-
-/// Whether the host's copy of the registers is the newer one.
-pub fn host_state_dirty(vcpu: VcpuPtr) -> bool {
-    vcpu.get().host.iflags() & IFLAG_HOST_STATE_DIRTY != 0
+/// Whether the host says in `iflags` that its copy of a normal vCPU's registers is the newer one.
+pub fn is_host_newer(iflags: u8) -> bool {
+    u64::from(iflags) & IFLAG_HOST_STATE_DIRTY != 0
 }
 
 /// From the host's structure to EL2's, before a run.
@@ -195,7 +191,7 @@ fn flush(vcpu: VcpuPtr) {
     let iflags = host.iflags();
     match kind {
         VmKind::Protected => copy_words(host.ctxt(), hyp.ctxt(), 0, CTXT_SIZE),
-        VmKind::Normal if iflags & IFLAG_HOST_STATE_DIRTY != 0 => copy_context(host, hyp),
+        VmKind::Normal if is_host_newer(iflags) => copy_context(host, hyp),
         VmKind::Normal => {}
     }
     hyp.ctxt().set_running_vcpu(0);
@@ -358,6 +354,13 @@ fn inject(guest: &Guest, esr: u64) {
     ctxt.set_pstate(pstate.raw());
 }
 
+/// The page that HPFAR_EL2 names.
+pub fn faulting_page(hpfar: u64) -> Ipa {
+    // FIPA holds the bits of the address from 12 on, and begins at bit 4. Above it are NS and bits that are zero.
+    const FIPA: u64 = ((1 << 44) - 1) << 4;
+    Ipa::new((hpfar & FIPA) << 8)
+}
+
 /// What became of the search for the address of a host's abort.
 pub enum FaultAddress {
     /// The page's address.
@@ -391,11 +394,10 @@ pub fn host_fault(esr: u64) -> (FaultAddress, u64) {
     match host_fault_info(fault::Esr(esr)) {
         None => (FaultAddress::Raced, read_el2::<FAR_EL2>()),
         Some(info) => {
-            const FIPA: u64 = ((1 << 44) - 1) << 4;
             let address = if info.hpfar == 0 {
                 FaultAddress::Unknown
             } else {
-                FaultAddress::Known(Ipa::new((info.hpfar & FIPA) << 8))
+                FaultAddress::Known(faulting_page(info.hpfar))
             };
             (address, info.far)
         }

@@ -133,8 +133,8 @@ impl MemoryRegion {
 
 /// The regions of the memory map, in the kernel's order.
 pub fn memory_regions() -> impl Iterator<Item = MemoryRegion> + Clone {
-    const _: () = assert!(MEMBLOCK_REGION_SIZE % 8 == 0 && MEMBLOCK_REGION_BASE % 8 == 0);
-    const _: () = assert!(MEMBLOCK_REGION_FLAGS % 8 == 0 && MEMBLOCK_REGION_BYTES % 8 == 0);
+    const _: () = assert!(MEMBLOCK_REGION_SIZE.is_multiple_of(8) && MEMBLOCK_REGION_BASE.is_multiple_of(8));
+    const _: () = assert!(MEMBLOCK_REGION_FLAGS.is_multiple_of(8) && MEMBLOCK_REGION_BYTES.is_multiple_of(8));
     let count = u64::from(hyp_memblock_nr.get()).min(HYP_MEMBLOCK_REGIONS);
     (0..count).map(|n| {
         let word = |field: u64| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which exception vectors catch a guest: the plain ones, or copies that begin with the Spectre mitigation that this CPU
-//! needs. The vectors themselves are the kernel's assembler.
+//! needs. The vectors themselves are the kernel's assembler. It does the job of `pkvm_cpu_set_vector` and
+//! `hyp_map_vectors` in the kernel's `nvhe/mm.c`. No lock: a CPU chooses for itself, from a list of four.
 #![expect(
     unsafe_code,
     reason = "symbols of the kernel's assembler, and a per-CPU word that it reads"
@@ -56,7 +57,7 @@ pub fn set(slot: u32) -> Result<()> {
         statics::kvm_hyp_vector
             .this_cpu()
             .cast::<u64>()
-            .write_volatile(vector)
+            .write_volatile(vector);
     };
     Ok(())
 }

@@ -67,6 +67,7 @@ impl<M: FnMut() -> Mte> VcpuRegs for Stopped<M> {
 const _: () = assert!(
     Iflags::PENDING_EXCEPTION as u64 == layout::IFLAG_PENDING_EXCEPTION
         && Iflags::INCREMENT_PC as u64 == layout::IFLAG_INCREMENT_PC
+        && Iflags::EXCEPT_MASK as u64 == layout::IFLAG_EXCEPT_MASK
 );
 
 /// Does what EL1 left to do on a vCPU that is not running: enters a pending exception, or steps over an emulated
