@@ -10,7 +10,7 @@ use super::ops::{Stage2Ops, Words};
 use super::table::{Standing, Transition};
 use super::token::HypPages;
 use super::transfer::{GuestSide, Parts, check, prepare};
-use super::{Class, Guest, GuestKind, Host};
+use super::{Class, Guest, Host};
 use crate::machine::Machine;
 
 /// Which VM owns the page that a host access faulted on (first part of `__pkvm_force_reclaim_guest_page`). The host's
@@ -114,7 +114,7 @@ fn take_back<M: Machine>(
 pub fn guest_teardown<M: Machine>(m: &M, host: &mut Host, guest: &mut Guest) -> Result<()> {
     let mut next = first_leaf(m, guest, Ipa::new(0))?;
     if let Some((_, leaf)) = &next
-        && (guest.kind == GuestKind::Protected || leaf.state != PageState::SharedBorrowed)
+        && leaf.state != PageState::SharedBorrowed
     {
         return Err(Error::Busy);
     }

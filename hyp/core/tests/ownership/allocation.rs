@@ -173,7 +173,7 @@ fn a_pin_over_two_tables_needs_both() {
         let va = |frame: u64| rig.m.linear_va(Phys::new(frame << PAGE_SHIFT)).raw() >> PAGE_SHIFT;
         va(*frame + 1).is_multiple_of(block_pages())
     };
-    let pfn = (plan.base() + 32..).find(crosses).unwrap();
+    let pfn = (plan.base() + 32..plan.nomap()).find(crosses).unwrap();
     rig.call(Call::ShareHyp { pfn }).unwrap();
     rig.call(Call::ShareHyp { pfn: pfn + 1 }).unwrap();
     let before = rig.m.version();

@@ -162,6 +162,31 @@ fn the_last_unpin_leaves_no_tlb_entry_at_el2() {
     assert!(log.iter().any(|e| matches!(e, Event::TlbiHyp(_))));
 }
 
+/// Walkers may keep more of a VMID than leaves; the next VM must find nothing.
+#[test]
+fn a_vmid_is_clean_before_it_can_be_used_again() {
+    let (pfn, gfn) = (PLAIN.base(), PLAIN.guest_base);
+    for vm in 0..2 {
+        let (mut rig, world) = rig(PLAIN);
+        let calls = [
+            Call::ShareGuest {
+                vm: 1,
+                pfn,
+                gfn,
+                pages: 1,
+                prot: 15,
+            },
+            Call::StartTeardown { vm },
+            Call::FinalizeTeardown { vm },
+        ];
+        let log = events(&mut rig, world, &calls);
+        let mut all = log
+            .iter()
+            .filter(|e| matches!(e, Event::TlbiAll(regime) if regime.vmid.raw() == u16::from(vm) + 1));
+        assert!(all.next().is_some());
+    }
+}
+
 #[test]
 fn permissions_grow_on_this_cpu_and_shrink_when_el1_says() {
     let (pfn, gfn) = (PLAIN.base(), PLAIN.guest_base);
