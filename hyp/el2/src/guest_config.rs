@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a VM and a vCPU start with: the host's wishes as far as policy grants them ([`pkvm_core::traps`],
-//! [`pkvm_core::idreg`]), written into EL2's own copies. The host's words are read once each, from pinned memory.
+//! [`pkvm_core::idreg`]), written into EL2's own copies. The host's words are read once each, from pinned memory. It does
+//! the job of the configuring half of the kernel's `nvhe/pkvm.c`. No lock: nobody else knows the VM or vCPU yet.
 
 use pkvm_arch::alt::has_cap;
 use pkvm_arch::sysreg::{CTR_EL0, read};
