@@ -125,7 +125,8 @@ fn attempt(test: &Test, out: &mut Ktap) -> Result<Verdict, String> {
         }
     }
     let status = child.wait().map_err(|e| e.to_string())?;
-    while let Ok(line) = lines.try_recv() {
+    // What it wrote last may still be on its way through the pipes; a grandchild that holds them open is not waited for.
+    while let Ok(line) = lines.recv_timeout(Duration::from_secs(2)) {
         out.line(&format!("    {}", ktap_or_note(&line)));
         last = line;
     }

@@ -31,7 +31,7 @@ pub const CASES: &[Case] = &[
         demand: "no effect: x0=0, page and x1 unchanged",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j1-restore",
@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
         demand: "no effect: x0=0, page and x1 unchanged",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j2-ipa",
@@ -49,7 +49,7 @@ pub const CASES: &[Case] = &[
         demand: "NOT_SUPPORTED",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j2-ipa-nsh",
@@ -58,7 +58,7 @@ pub const CASES: &[Case] = &[
         demand: "NOT_SUPPORTED",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j2-vmid",
@@ -67,7 +67,7 @@ pub const CASES: &[Case] = &[
         demand: "NOT_SUPPORTED",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j2-range",
@@ -76,7 +76,7 @@ pub const CASES: &[Case] = &[
         demand: "NOT_SUPPORTED",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j2-cpu",
@@ -85,7 +85,7 @@ pub const CASES: &[Case] = &[
         demand: "NOT_SUPPORTED",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j4",
@@ -94,7 +94,7 @@ pub const CASES: &[Case] = &[
         demand: "EPERM",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j5-freed",
@@ -103,7 +103,7 @@ pub const CASES: &[Case] = &[
         demand: "the end is refused (EBUSY) or returns the page zeroed; else EPERM, never EAGAIN",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "force_reclaim: EAGAIN",
     },
     Case {
         name: "j5-reused",
@@ -112,7 +112,7 @@ pub const CASES: &[Case] = &[
         demand: "the end is refused (EBUSY) or returns the page zeroed; else EPERM",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j6-px",
@@ -121,7 +121,7 @@ pub const CASES: &[Case] = &[
         demand: "EINVAL",
         cpus: &["cortex-a57", "cortex-a72", "cortex-a53"],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j6-ux",
@@ -130,7 +130,7 @@ pub const CASES: &[Case] = &[
         demand: "EINVAL",
         cpus: &["cortex-a57", "cortex-a72", "cortex-a53"],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j7",
@@ -139,7 +139,7 @@ pub const CASES: &[Case] = &[
         demand: "ERANGE",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j8",
@@ -148,7 +148,7 @@ pub const CASES: &[Case] = &[
         demand: "EINVAL, nothing donated",
         cpus: &["max", "cortex-a53"],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic|no end",
     },
     Case {
         name: "j9",
@@ -157,7 +157,7 @@ pub const CASES: &[Case] = &[
         demand: "the value means that nobody owns them; the guest runs",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j10",
@@ -166,7 +166,7 @@ pub const CASES: &[Case] = &[
         demand: "an error at the latest when the count is full",
         cpus: &[],
         big: Some((300, 2560)),
-        c_saw: "",
+        c_saw: "nVHE hyp BUG|no end",
     },
     Case {
         name: "j14-write",
@@ -175,7 +175,7 @@ pub const CASES: &[Case] = &[
         demand: "an abort",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "no end",
     },
     Case {
         name: "j14-exec",
@@ -184,7 +184,7 @@ pub const CASES: &[Case] = &[
         demand: "an abort",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "no end",
     },
     Case {
         name: "j17",
@@ -193,7 +193,7 @@ pub const CASES: &[Case] = &[
         demand: "undefined instruction",
         cpus: &["max"],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp BUG",
     },
     Case {
         name: "j30",
@@ -202,7 +202,7 @@ pub const CASES: &[Case] = &[
         demand: "EINVAL",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "nVHE hyp panic",
     },
     Case {
         name: "j31",
@@ -211,7 +211,7 @@ pub const CASES: &[Case] = &[
         demand: "all are a pVM",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "0x2: EINVAL, 0x80: EINVAL, 0xfe: EINVAL, 0xff: EINVAL",
     },
     Case {
         name: "j32",
@@ -220,7 +220,7 @@ pub const CASES: &[Case] = &[
         demand: "at most 4 times what a mapping needs is taken",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "1000 of 1000",
     },
     Case {
         name: "j33",
@@ -229,7 +229,7 @@ pub const CASES: &[Case] = &[
         demand: "zero but for the links",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "came back zero",
     },
     Case {
         name: "j34",
@@ -238,7 +238,7 @@ pub const CASES: &[Case] = &[
         demand: "EBUSY, or the page is free again",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "finalize_teardown: 0; then the page shared with EL2: EPERM",
     },
     Case {
         name: "j41",
@@ -247,7 +247,7 @@ pub const CASES: &[Case] = &[
         demand: "EINVAL for a host's page, ERANGE for a guest's",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "accepted",
     },
     Case {
         name: "j43",
@@ -256,7 +256,7 @@ pub const CASES: &[Case] = &[
         demand: "an errno; a proper one works afterwards",
         cpus: &[],
         big: None,
-        c_saw: "",
+        c_saw: "a proper one: 0",
     },
 ];
 
