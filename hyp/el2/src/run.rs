@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use pkvm_arch::alt::{has_cap, kern_hyp_va};
 use pkvm_arch::barrier;
 use pkvm_arch::inject::{self, Mte};
-use pkvm_arch::switch::{self, Cpu, ExitCode, Guest, GuestExits, Resume, Stage2, fault, fp};
+use pkvm_arch::switch::{self, Cpu, ExitCode, Guest, GuestExits, Resume, Stage2, copy, fault, fp};
 use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, VBAR_EL2, read, read_el2, write_el2, write_own};
 use pkvm_core::guest_hvc::{self, Decision, ShareReply};
 use pkvm_core::idreg::{Feature, IdRegs};
@@ -23,7 +23,7 @@ use pkvm_core::traps::{hcr_for_host, mdcr_floor, run_hcr, run_mdcr};
 use pkvm_core::vm_table::VmKind;
 use pkvm_core::{hcall, mem};
 use pkvm_kernel::layout::*;
-use pkvm_kernel::{Context, Kvm, Mmu, Vcpu, VgicV3};
+use pkvm_kernel::{Kvm, Mmu, Vcpu, VgicV3};
 use pkvm_sync::{Held, Root};
 use pkvm_types::{Error, Gfn, HypVa, Ipa, Result};
 
@@ -87,7 +87,7 @@ pub fn vcpu_run(held: &mut Held<Root>, loaded: Option<VcpuPtr>, addr: u64) -> Re
     flush(vcpu);
     let guest = protected_guest(vcpu);
     fp::begin_protected_run(&cpu);
-    let code = switch::run(&cpu, &guest, &mut Exits { held, vcpu });
+    let code = switch::run(&cpu, &guest, &mut Policy(Some(Exits { held, vcpu })));
     fp::end_protected_run(&cpu, &guest);
     sync(vcpu);
     if vcpu.get().vm.get().kind == VmKind::Protected && is_illegal(code) {
@@ -111,7 +111,7 @@ fn run_trusted(cpu: &Cpu, addr: u64) -> Result<hcall::ExitCode> {
     // SAFETY: as above.
     let guest = unsafe { Guest::new(vcpu, Kvm::from_raw(kvm), stage2(Mmu::from_raw(mmu))) };
     fp::begin_trusted_run(cpu, &guest);
-    let code = switch::run(cpu, &guest, &mut NoExits);
+    let code = switch::run(cpu, &guest, &mut Policy(None));
     fp::end_trusted_run(cpu, &guest);
     Ok(hcall::ExitCode(code.0 as u32))
 }
@@ -130,40 +130,7 @@ pub fn abandon_guest(vcpu: Vcpu) {
 
 /// Copies the registers of a normal VM's vCPU: all but the timers', which EL1 keeps itself.
 pub fn copy_context(from: Vcpu, to: Vcpu) {
-    let (from, to) = (from.ctxt(), to.ctxt());
-    for n in 0..31 {
-        to.set_reg(n, from.reg(n));
-    }
-    to.set_sp_el0(from.sp_el0());
-    to.set_pc(from.pc());
-    to.set_pstate(from.pstate());
-    to.set_spsr_abt(from.spsr_abt());
-    to.set_spsr_und(from.spsr_und());
-    to.set_spsr_irq(from.spsr_irq());
-    to.set_spsr_fiq(from.spsr_fiq());
-    copy_words(from, to, CTXT_FP_REGS, CTXT_FP_REGS_SIZE);
-    for index in 1..NR_SYS_REGS {
-        match index {
-            SR_CNTVOFF_EL2 | SR_CNTV_CVAL_EL0 | SR_CNTV_CTL_EL0 | SR_CNTP_CVAL_EL0 | SR_CNTP_CTL_EL0 => {}
-            _ => to.set_sys_reg(index, from.sys_reg(index)),
-        }
-    }
-}
-
-fn copy_words(from: Context, to: Context, start: u64, bytes: u64) {
-    let mut at = start;
-    while at < start + bytes {
-        to.write::<u64>(at, from.read::<u64>(at));
-        at += 8;
-    }
-}
-
-fn copy_debug(from: pkvm_kernel::DebugRegs, to: pkvm_kernel::DebugRegs) {
-    let mut at = 0;
-    while at < GUEST_DEBUG_SIZE {
-        to.write::<u64>(at, from.read::<u64>(at));
-        at += 8;
-    }
+    copy::context_without_timers(from.ctxt(), to.ctxt());
 }
 
 /// Whether the host says in `iflags` that its copy of a normal vCPU's registers is the newer one.
@@ -179,9 +146,9 @@ fn flush(vcpu: VcpuPtr) {
     let owner = host.debug_owner();
     hyp.set_debug_owner(owner);
     match u64::from(owner) {
-        VCPU_DEBUG_GUEST_OWNED => copy_debug(host.debug_state(), hyp.debug_state()),
+        VCPU_DEBUG_GUEST_OWNED => copy::debug_regs(host.debug_state(), hyp.debug_state()),
         VCPU_DEBUG_HOST_OWNED => {
-            copy_debug(host.external_debug_state(), hyp.external_debug_state());
+            copy::debug_regs(host.external_debug_state(), hyp.external_debug_state());
             hyp.set_external_mdscr(host.external_mdscr());
         }
         // Free, or a value that means nothing and counts as free.
@@ -190,7 +157,7 @@ fn flush(vcpu: VcpuPtr) {
 
     let iflags = host.iflags();
     match kind {
-        VmKind::Protected => copy_words(host.ctxt(), hyp.ctxt(), 0, CTXT_SIZE),
+        VmKind::Protected => copy::whole_context(host.ctxt(), hyp.ctxt()),
         VmKind::Normal if is_host_newer(iflags) => copy_context(host, hyp),
         VmKind::Normal => {}
     }
@@ -229,12 +196,12 @@ fn flush_vgic(host: VgicV3, hyp: VgicV3) {
 fn sync(vcpu: VcpuPtr) {
     let (host, hyp, vm) = (vcpu.get().host, vcpu.view(), vcpu.get().vm);
     match u64::from(hyp.debug_owner()) {
-        VCPU_DEBUG_GUEST_OWNED => copy_debug(hyp.debug_state(), host.debug_state()),
-        VCPU_DEBUG_HOST_OWNED => copy_debug(hyp.external_debug_state(), host.external_debug_state()),
+        VCPU_DEBUG_GUEST_OWNED => copy::debug_regs(hyp.debug_state(), host.debug_state()),
+        VCPU_DEBUG_HOST_OWNED => copy::debug_regs(hyp.external_debug_state(), host.external_debug_state()),
         _ => {}
     }
     match vm.get().kind {
-        VmKind::Protected => copy_words(hyp.ctxt(), host.ctxt(), 0, CTXT_SIZE),
+        VmKind::Protected => copy::whole_context(hyp.ctxt(), host.ctxt()),
         VmKind::Normal => {
             // Tracing and single step look at these before the host asks for the rest.
             host.ctxt().set_pc(hyp.ctxt().pc());
@@ -256,18 +223,25 @@ fn sync(vcpu: VcpuPtr) {
     }
 }
 
-/// The exits of a guest that is run for a trusted host.
-struct NoExits;
+/// What settles exits: nothing where a trusted host runs the guest. One type for both, so that the world switch is
+/// there once.
+struct Policy<'a>(Option<Exits<'a>>);
 
-impl GuestExits for NoExits {
-    fn protected_hvc(&mut self, _: &Guest) -> Resume {
-        Resume::Host
+impl GuestExits for Policy<'_> {
+    fn protected_hvc(&mut self, guest: &Guest) -> Resume {
+        self.0
+            .as_mut()
+            .map_or(Resume::Host, |exits| exits.protected_hvc(guest))
     }
-    fn protected_sysreg(&mut self, _: &Guest) -> Resume {
-        Resume::Host
+    fn protected_sysreg(&mut self, guest: &Guest) -> Resume {
+        self.0
+            .as_mut()
+            .map_or(Resume::Host, |exits| exits.protected_sysreg(guest))
     }
-    fn protected_restricted(&mut self, _: &Guest) -> Resume {
-        Resume::Host
+    fn protected_restricted(&mut self, guest: &Guest) -> Resume {
+        self.0
+            .as_mut()
+            .map_or(Resume::Host, |exits| exits.protected_restricted(guest))
     }
 }
 
