@@ -18,6 +18,11 @@ if ! command -v cargo >/dev/null; then
 	echo "error: cargo is not on PATH; install Rust with rustup and come again" >&2
 	exit 2
 fi
+. scripts/lib/toolchain.sh
+if ! cargo -V >/dev/null; then
+	echo "error: cargo does not run here; rust-toolchain.toml names the release that is needed" >&2
+	exit 2
+fi
 if ! command -v cc >/dev/null; then
 	echo "  ... install gcc, which cargo links with"
 	if [ "$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi

@@ -91,7 +91,6 @@ fn make(tree: &Path, dir: &Path, words: &[&str]) -> Command {
         // What cargo sets for the program that it runs must not reach the cargo below make.
         .env_remove("CARGO")
         .env_remove("CARGO_MANIFEST_DIR")
-        .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("LD_LIBRARY_PATH");
     make
 }
