@@ -4,6 +4,7 @@
 
 use crate::Report;
 use crate::cpu::{read, reg, write};
+use crate::start::Exception;
 
 /// One field: shift, greatest value, and whether it is signed (0xf means not there).
 type Field = (u32, u64, bool);
@@ -161,7 +162,7 @@ pub fn test(report: &mut Report) {
     for crm in 1..8 {
         for op2 in 0..8 {
             let id = reg(3, 0, 0, crm, op2);
-            if !write(id, 0).is_err_and(|e| e.is_undefined()) {
+            if !write(id, 0).is_err_and(Exception::is_undefined) {
                 wrong += 1;
                 report.note(format_args!("{id} can be written"));
             }

@@ -4,6 +4,7 @@
 
 use crate::Report;
 use crate::cpu::{Reg, instruction, read, reg, write};
+use crate::start::Exception;
 
 /// Registers that must be undefined in a pVM, whatever the CPU has.
 const UNDEFINED: &[(&str, Reg)] = &[
@@ -73,8 +74,8 @@ pub fn test(report: &mut Report) {
                 Err(e) => report.note(format_args!("{name} gave ESR {:#x} FAR {:#x}", e.esr, e.far)),
                 Ok(value) => report.note(format_args!("{name} reads as {value:#x}")),
             }
-            let bad_read = !read(*reg).is_err_and(|e| e.is_undefined());
-            let bad_write = !write(*reg, 0).is_err_and(|e| e.is_undefined());
+            let bad_read = !read(*reg).is_err_and(Exception::is_undefined);
+            let bad_write = !write(*reg, 0).is_err_and(Exception::is_undefined);
             if bad_read || bad_write {
                 let how = if bad_read { "read" } else { "written" };
                 report.result(false, format_args!("{name} {reg} can be {how}"));
@@ -100,13 +101,13 @@ pub fn test(report: &mut Report) {
         let lock = read(reg(2, 0, 1, 1, 4));
         report.result(matches!(lock, Ok(0)), format_args!("OSLSR_EL1 is zero"));
         // Cache maintenance by set and way: dc isw, x0.
-        let by_set = instruction(0xd508_7640).is_err_and(|e| e.is_undefined());
+        let by_set = instruction(0xd508_7640).is_err_and(Exception::is_undefined);
         report.result(
             by_set,
             format_args!("cache maintenance by set and way is undefined"),
         );
         // cntb x0
-        let sve = instruction(0x0420_e3e0).is_err_and(|e| e.is_undefined());
+        let sve = instruction(0x0420_e3e0).is_err_and(Exception::is_undefined);
         report.result(sve, format_args!("SVE is undefined"));
     }
     sweep(report);
