@@ -3,7 +3,7 @@
  * /dev/hostile lets a test be the host kernel at its worst: it issues any hypercall or SMC with any registers, on any
  * CPU, reads and writes kernel memory, touches physical pages that the host may not touch, and runs single instructions
  * at EL1. A fault of any of these comes back as an error. One command is one write() of this structure and one read()
- * of the same, so that user space needs no ioctl.
+ * of the same, so that user space needs no ioctl. Its mmap() gives any physical page, to fetch instructions from.
  */
 #ifndef HOSTILE_H
 #define HOSTILE_H
@@ -17,13 +17,12 @@ enum hostile_op {
 	HOSTILE_FREE,	/* arg[0]: kernel address, arg[1]: bytes */
 	HOSTILE_PEEK,	/* arg[0]: kernel address, arg[1]: bytes; out data */
 	HOSTILE_POKE,	/* arg[0]: kernel address, arg[1]: bytes; in data */
-	HOSTILE_TOUCH,	/* arg[0]: physical address, arg[1]: 'r', 'w' or 'x', arg[2]: device memory; out arg[3]: value */
+	HOSTILE_TOUCH,	/* arg[0]: physical address, arg[1]: 'r' or 'w', arg[2]: device memory; out arg[3]: value */
 	HOSTILE_EXEC,	/* arg[0]: number of words in data; regs[0..3] in and out; -EILSEQ: undefined */
 	HOSTILE_KVM_OF,	/* arg[0]: a file descriptor of KVM; out arg[1]: its struct kvm or kvm_vcpu */
 	HOSTILE_FACTS,	/* out data: "name value" lines; in and out arg[0]: offset, out arg[1]: bytes */
 	HOSTILE_VA,	/* arg[0]: physical address; out arg[1]: its linear-map address */
 	HOSTILE_PA,	/* arg[0]: kernel address, linear map or image; out arg[1]: physical */
-	HOSTILE_LOOP,	/* as HVC, arg[1] times; stops at the first x0 or x1 that differs from arg[2], arg[3]; out arg[4]: calls */
 };
 
 #define HOSTILE_DATA 4096

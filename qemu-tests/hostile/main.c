@@ -84,19 +84,7 @@ static void issue_on(void *data)
 
 	/* As the kernel calls: nothing may come between a load of a vCPU's state and its use. */
 	local_irq_save(flags);
-	if (cmd->op != HOSTILE_LOOP) {
-		issue(cmd);
-	} else {
-		u64 saved[ARRAY_SIZE(cmd->regs)];
-
-		memcpy(saved, cmd->regs, sizeof(saved));
-		for (cmd->arg[4] = 0; cmd->arg[4] < cmd->arg[1]; cmd->arg[4]++) {
-			memcpy(cmd->regs, saved, sizeof(saved));
-			hostile_hvc(cmd->regs, cmd->arg[0]);
-			if (cmd->regs[0] != cmd->arg[2] || cmd->regs[1] != cmd->arg[3])
-				break;
-		}
-	}
+	issue(cmd);
 	local_irq_restore(flags);
 }
 
@@ -135,12 +123,6 @@ static s64 touch(struct hostile_cmd *cmd)
 	void *base, *at;
 	s64 ret;
 
-	/* A module cannot map memory executable, but it can a device. */
-	if (how == 'x' && !device)
-		return -EINVAL;
-	if (how == 'x')
-		/* As normal memory at stage 1: a fetch from device memory would fault there already. */
-		prot = __pgprot(PROT_NORMAL & ~PTE_PXN);
 	ret = map_phys(phys, device, prot, &base, &at);
 	if (ret)
 		return ret;
@@ -153,10 +135,6 @@ static s64 touch(struct hostile_cmd *cmd)
 		ret = peek(&cmd->arg[3], (u64)at, 4);
 		if (!ret)
 			ret = poke((u64)at, (u8 *)&cmd->arg[3], 4);
-		break;
-	case 'x':
-		/* No way back from a fault here but the death of this task. */
-		hostile_exec(cmd->regs, at);
 		break;
 	default:
 		ret = -EINVAL;
@@ -228,7 +206,6 @@ static s64 run(struct hostile_cmd *cmd)
 	switch (cmd->op) {
 	case HOSTILE_HVC:
 	case HOSTILE_SMC:
-	case HOSTILE_LOOP:
 		return call(cmd);
 	case HOSTILE_ALLOC:
 		va = alloc_pages_exact(cmd->arg[0], GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
@@ -295,12 +272,19 @@ static ssize_t hostile_read(struct file *file, char __user *buf, size_t len, lof
 	return copy_to_user(buf, file->private_data, len) ? -EFAULT : len;
 }
 
+/* User space gets any physical page at the offset of that address, with whatever permissions it asks for. */
+static int hostile_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	return remap_pfn_range(vma, vma->vm_start, vma->vm_pgoff, vma->vm_end - vma->vm_start, vma->vm_page_prot);
+}
+
 static const struct file_operations hostile_fops = {
 	.owner = THIS_MODULE,
 	.open = hostile_open,
 	.release = hostile_release,
 	.read = hostile_read,
 	.write = hostile_write,
+	.mmap = hostile_mmap,
 };
 
 static struct miscdevice hostile_misc = {

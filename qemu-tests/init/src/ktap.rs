@@ -43,13 +43,6 @@ pub struct Sub {
 }
 
 impl Sub {
-    /// A remark.
-    pub fn note(&self, text: &str) {
-        for line in text.lines() {
-            println!("# {line}");
-        }
-    }
-
     /// The result of a subtest; `why` is shown when it failed.
     pub fn result(&mut self, name: &str, result: Result<(), String>) {
         self.count += 1;
@@ -57,7 +50,7 @@ impl Sub {
             Ok(()) => println!("ok {} {name}", self.count),
             Err(why) => {
                 self.failed += 1;
-                self.note(&format!("{name}: {why}"));
+                note(&format!("{name}: {why}"));
                 println!("not ok {} {name}", self.count);
             }
         }
@@ -67,5 +60,12 @@ impl Sub {
     pub fn finish(self) -> u32 {
         println!("1..{}", self.count);
         self.failed
+    }
+}
+
+/// A remark of a test.
+pub fn note(text: &str) {
+    for line in text.lines() {
+        println!("# {line}");
     }
 }

@@ -10,7 +10,6 @@
 //! * `hyp=c`: the C object is under test, whose recorded deviations are not failures;
 //! * `shell`: no tests, but a shell of `/bin/busybox` on the console;
 //! * `poweroff=no`: stay up after the tests.
-#![forbid(unsafe_code)]
 
 mod hostile;
 mod ktap;

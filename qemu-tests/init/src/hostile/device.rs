@@ -11,22 +11,20 @@ use std::io::{Error, Read, Result, Write};
 const DATA: usize = 4096;
 const HEAD: usize = 16 + 8 * (6 + 18);
 
-/// `enum hostile_op`.
+/// `enum hostile_op`, as far as it is used here.
 #[derive(Clone, Copy)]
 enum Op {
-    Hvc,
-    Smc,
-    Alloc,
-    Free,
-    Peek,
-    Poke,
-    Touch,
-    Exec,
-    KvmOf,
-    Facts,
-    Va,
-    Pa,
-    Loop,
+    Hvc = 0,
+    Smc = 1,
+    Alloc = 2,
+    Peek = 4,
+    Poke = 5,
+    Touch = 6,
+    Exec = 7,
+    KvmOf = 8,
+    Facts = 9,
+    Va = 10,
+    Pa = 11,
 }
 
 #[derive(Clone)]
@@ -108,8 +106,6 @@ pub enum Access {
     Read,
     /// Store of what was loaded.
     Write,
-    /// Fetch and run.
-    Execute,
 }
 
 /// The open device, and the facts that the module gave.
@@ -158,17 +154,6 @@ impl Hostile {
             .unwrap_or_else(|| panic!("the module knows no fact {name}"))
     }
 
-    /// The hypercalls, by number, without `__kvm_hyp_init`.
-    pub fn calls(&self) -> Vec<(u64, String)> {
-        let mut calls: Vec<_> = self
-            .facts
-            .iter()
-            .filter_map(|(name, id)| Some((*id, name.strip_prefix("call.")?.to_owned())))
-            .collect();
-        calls.sort();
-        calls
-    }
-
     /// Issues a hypercall by its name in the kernel.
     pub fn call(&self, name: &str, args: &[u64]) -> Result<Reply> {
         self.call_id(self.fact(&format!("call.{name}")), args)
@@ -208,31 +193,11 @@ impl Hostile {
         })
     }
 
-    /// Issues one hypercall up to `times` times, as long as it returns zero, and says how many did.
-    pub fn call_loop(&self, name: &str, args: &[u64], times: u64) -> Result<(u64, Reply)> {
-        let mut command = Command::new(Op::Loop).args(&[0, times, 0, 0]);
-        command.regs[0] = self.fact("call_base") + self.fact(&format!("call.{name}"));
-        command.regs[1..=args.len()].copy_from_slice(args);
-        let done = self.run(command)?;
-        Ok((
-            done.arg[4],
-            Reply {
-                regs: done.regs,
-                clobbered: None,
-            },
-        ))
-    }
-
     /// Takes zeroed memory from the kernel: its address in the linear map, and its physical address. It is aligned as
     /// the next power of two.
     pub fn alloc(&self, bytes: u64) -> Result<(u64, u64)> {
         let done = self.run(Command::new(Op::Alloc).args(&[bytes]))?;
         Ok((done.arg[1], done.arg[2]))
-    }
-
-    /// Gives memory back. Only for memory that the host owns at that time.
-    pub fn free(&self, va: u64, bytes: u64) -> Result<()> {
-        self.run(Command::new(Op::Free).args(&[va, bytes])).map(drop)
     }
 
     /// Reads kernel memory; a fault is an error.
@@ -274,10 +239,17 @@ impl Hostile {
         let how = match access {
             Access::Read => b'r',
             Access::Write => b'w',
-            Access::Execute => b'x',
         };
         let done = self.run(Command::new(Op::Touch).args(&[phys, how.into(), device.into()]))?;
         Ok(done.arg[3] as u32)
+    }
+
+    /// Maps a physical page into this process and runs what is there, at EL0.
+    ///
+    /// # Errors
+    /// The page cannot be mapped.
+    pub fn fetch(&self, phys: u64) -> Result<()> {
+        super::fetch::run(&self.file.borrow(), phys)
     }
 
     /// Runs instructions at EL1 with x0 to x3 given, and gives them back; `None` if one was undefined.

@@ -11,7 +11,7 @@ pub struct Map {
     /// The first page of EL2's text, which the host may read.
     pub hyp_text: u64,
     /// A page under no-map; the runner put it there.
-    pub no_map: Option<u64>,
+    pub kept_out: Option<u64>,
     /// The console's registers.
     pub mmio: u64,
     /// The end of the last region of memory.
@@ -64,7 +64,7 @@ impl Map {
             .map(|(_, end)| end + 1)
             .max()
             .ok_or("/proc/iomem has no memory")?;
-        let no_map = std::fs::read_to_string("/proc/cmdline").ok().and_then(|line| {
+        let kept_out = std::fs::read_to_string("/proc/cmdline").ok().and_then(|line| {
             let at = line.split_whitespace().find_map(|w| w.strip_prefix("nomap=0x"))?;
             u64::from_str_radix(at, 16).ok()
         });
@@ -72,7 +72,7 @@ impl Map {
             hyp: hyp & page,
             // The text begins in the page where the identity-mapped text ends; the next page is surely of it alone.
             hyp_text: (hostile.pa_of(text).map_err(|e| e.to_string())? & page) + !page + 1,
-            no_map,
+            kept_out,
             mmio: mmio & page,
             memory_end,
         })

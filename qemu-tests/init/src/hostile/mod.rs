@@ -4,6 +4,7 @@
 
 pub mod device;
 pub mod facts;
+mod fetch;
 pub mod vm;
 
 pub use device::{Hostile, Reply};

@@ -2,7 +2,7 @@
 //! The host came up as it should.
 
 use super::{Fail, Outcome};
-use crate::ktap::Sub;
+use crate::ktap::{Sub, note};
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,14 +27,14 @@ pub fn kernel_log() -> std::io::Result<Vec<String>> {
 }
 
 /// KVM says that it protects, and in the mode that this CPU calls for.
-pub fn protected_mode(sub: &mut Sub, words: &[String]) -> Outcome {
+pub fn protected_mode(_: &mut Sub, words: &[String]) -> Outcome {
     let log = kernel_log()?;
     let wanted = match words.first() {
         Some(mode) => format!("Protected {mode} mode initialized successfully"),
         None => "mode initialized successfully".to_owned(),
     };
     for line in log.iter().filter(|l| l.starts_with("kvm [") || l.contains("EL2")) {
-        sub.note(line);
+        note(line);
     }
     if !log.iter().any(|l| l.contains(&wanted) && l.contains("Protected")) {
         return Err(Fail::Because(format!("the kernel never said \"{wanted}\"")));
@@ -47,10 +47,10 @@ pub fn protected_mode(sub: &mut Sub, words: &[String]) -> Outcome {
 }
 
 /// All CPUs that the firmware describes are on line.
-pub fn smp(sub: &mut Sub, _: &[String]) -> Outcome {
+pub fn smp(_: &mut Sub, _: &[String]) -> Outcome {
     let read = |name: &str| std::fs::read_to_string(format!("/sys/devices/system/cpu/{name}"));
     let (present, online) = (read("present")?, read("online")?);
-    sub.note(&format!("present {} online {}", present.trim(), online.trim()));
+    note(&format!("present {} online {}", present.trim(), online.trim()));
     if present != online {
         return Err(Fail::Because("some CPUs are off line".to_owned()));
     }

@@ -323,7 +323,7 @@ pub fn reclaim(b: &mut Bench) -> Result<(), String> {
     b.check(CALL, "after memory", &[b.map.memory_end], EFAULT)?;
     b.check(CALL, "at the end of the address space", &[u64::MAX], EFAULT)?;
     b.check(CALL, "beyond any address", &[1 << 56], EFAULT)?;
-    if let Some(at) = b.map.no_map {
+    if let Some(at) = b.map.kept_out {
         // It has a record, by which it is nobody's but the host's.
         b.check(
             CALL,

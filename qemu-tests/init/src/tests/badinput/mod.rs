@@ -14,7 +14,7 @@ mod vm;
 use super::Outcome;
 use crate::hostile::facts::Map;
 use crate::hostile::{FakeVm, Hostile, Kind, Reply, errno};
-use crate::ktap::Sub;
+use crate::ktap::{Sub, note};
 
 /// What the list's parts share.
 pub struct Bench {
@@ -185,7 +185,7 @@ impl Bench {
                 None,
             ),
         ];
-        if let Some(at) = self.map.no_map {
+        if let Some(at) = self.map.kept_out {
             all.push(("a no-map pfn".to_owned(), at / page, perm, None));
         }
         // Beyond what an address can hold. C shifts the bits away; what it makes of the rest may be any refusal.
@@ -196,11 +196,11 @@ impl Bench {
         all
     }
 
-    fn finish(mut self, sub: &mut Sub) -> Outcome {
+    fn finish(mut self, sub: &mut Sub) {
         let life = self.life();
-        sub.note(&format!("{} answers as they must be", self.good));
+        note(&format!("{} answers as they must be", self.good));
         for bad in &self.bad {
-            sub.note(bad);
+            note(bad);
         }
         let count = self.bad.len();
         sub.result(
@@ -212,7 +212,6 @@ impl Bench {
             },
         );
         sub.result("a pVM lives and dies afterwards", life);
-        Ok(())
     }
 
     /// A pVM from its making to its end, by hypercalls.
@@ -273,5 +272,6 @@ pub fn run(sub: &mut Sub, words: &[String]) -> Outcome {
     if let Err(why) = part(&mut bench) {
         bench.bad.push(why);
     }
-    bench.finish(sub)
+    bench.finish(sub);
+    Ok(())
 }

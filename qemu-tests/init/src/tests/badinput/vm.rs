@@ -133,7 +133,7 @@ fn not_ours(b: &Bench) -> Result<Vec<(&'static str, u64)>, String> {
         ("EL2's memory", va(b.map.hyp)?),
         ("EL2's text", va(b.map.hyp_text)?),
     ];
-    if let Some(at) = b.map.no_map {
+    if let Some(at) = b.map.kept_out {
         all.push(("no-map memory", va(at)?));
     }
     Ok(all)
@@ -150,7 +150,7 @@ fn wild(b: &Bench) -> Result<Vec<(&'static str, u64)>, String> {
         ("after memory", va(b.map.memory_end)?),
         ("an address of vmalloc", 0xffff_8000_8000_0000),
         ("a non-canonical address", 0x5aa5_0000_0000_0000),
-        ("the end of the address space", u64::MAX & !(b.page - 1)),
+        ("the end of the address space", !(b.page - 1)),
     ]);
     Ok(all)
 }
