@@ -12,6 +12,7 @@ mod cpio;
 mod fdt;
 mod judgements;
 mod ktap;
+mod monitor;
 mod qemu;
 mod suites;
 mod symbols;

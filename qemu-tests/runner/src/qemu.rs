@@ -2,6 +2,7 @@
 //! One boot: starts QEMU, follows its console up to a time limit, and says how it ended.
 
 use crate::ktap::{self, Event, Outcome, Parser};
+use crate::monitor;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -151,6 +152,12 @@ pub fn boot(
     let mut file = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut qemu = command(machine);
     writeln!(file, "# {qemu:?}").map_err(|e| e.to_string())?;
+    // The path of a socket must be short, so it is not beside the log.
+    let socket = std::env::temp_dir().join(format!("pkvm-runner-{}.qmp", std::process::id()));
+    let mut qmp = std::ffi::OsString::from("unix:");
+    qmp.push(&socket);
+    qmp.push(",server=on,wait=off");
+    qemu.arg("-qmp").arg(qmp);
     let mut child = Guard(
         qemu.args(["-monitor", "none", "-serial", "stdio"])
             .stdin(Stdio::null())
@@ -182,9 +189,10 @@ pub fn boot(
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
+                let levels = monitor::levels(&socket).map_or(String::new(), |l| format!(", {l}"));
                 report
                     .death
-                    .get_or_insert_with(|| format!("no end within {} s", limit.as_secs()));
+                    .get_or_insert_with(|| format!("no end within {} s{levels}", limit.as_secs()));
                 break;
             }
         };
@@ -212,6 +220,7 @@ pub fn boot(
     if report.death.is_none() && !down {
         report.death = Some("the machine went away without powering off".to_owned());
     }
+    let _ = std::fs::remove_file(&socket);
     report.last_words = parser.pending().to_vec();
     Ok(report)
 }
