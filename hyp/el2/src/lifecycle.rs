@@ -12,7 +12,7 @@
 use core::ptr::NonNull;
 
 use pkvm_arch::alt::kern_hyp_va;
-use pkvm_core::mem::{self, Guest, GuestKind, Host, HostList, HypPages, Pinned};
+use pkvm_core::mem::{self, Guest, GuestKind, Host, HostList, HypPages, Pinned, Scrubbed};
 use pkvm_core::vm_table::{VmKind, VmRef};
 use pkvm_kernel::layout::*;
 use pkvm_kernel::{Kvm, Vcpu};
@@ -37,6 +37,7 @@ fn pin<O: Level + Before<HostMmu>>(held: &mut Held<O>, addr: u64, bytes: usize) 
 }
 
 /// Drops a pin.
+#[inline(never)]
 fn unpin<O: Level + Before<HostMmu>>(held: &mut Held<O>, pin: Pinned) {
     // Both are there, since the pin is.
     let _ = with_host_hyp(held, |host, hyp| {
@@ -73,13 +74,20 @@ fn give_back_linked<O: Level + Before<HostMmu>>(
         let link = link(pages.range().start());
         let (page, more) = pages.scrub_first(&HW, link);
         rest = more;
-        // A page that EL2 owns and nothing refers to always goes back; if one did not it would stay EL2's, which
-        // leaks a page and no secret.
-        let _ = with_host_hyp(held, |host, hyp| {
-            let _leaked = mem::hyp_donate_host(&HW, host, hyp, page);
-            Ok(())
-        });
+        give_back_page(held, page);
     }
+}
+
+/// Gives one page back to the host. Not inlined, as its users' frames lie under the deepest calls there are, on a stack
+/// of one page.
+#[inline(never)]
+fn give_back_page<O: Level + Before<HostMmu>>(held: &mut Held<O>, page: Scrubbed) {
+    // A page that EL2 owns and nothing refers to always goes back; if one did not it would stay EL2's, which leaks a
+    // page and no secret.
+    let _ = with_host_hyp(held, |host, hyp| {
+        let _leaked = mem::hyp_donate_host(&HW, host, hyp, page);
+        Ok(())
+    });
 }
 
 fn nonnull(va: HypVa) -> Result<NonNull<u8>> {
@@ -223,6 +231,7 @@ where
 }
 
 /// The next page of a stage 2 that has been torn down.
+#[inline(never)]
 fn pop_table<O: Level + Before<HostMmu>>(held: &mut Held<O>, vm: VmPtr) -> Option<HypPages> {
     with_guest(held, vm, |_, guest| {
         mem::guest_pop_table(&HW, guest).ok_or(Error::NotFound)
@@ -336,13 +345,25 @@ fn drop_pins<O: Level + Before<HostMmu>>(held: &mut Held<O>, vcpu: VcpuPtr) {
 /// Hypercall 46: ends a dying VM. Every page of it goes back to the host, in two lists that the host's `struct kvm`
 /// heads. [`Error::Busy`], and nothing changed, while the guest still owns pages.
 pub fn finalize_teardown(held: &mut Held<Root>, handle: Untrusted<u16>) -> Result<()> {
-    let vm = {
-        let mut table = VMS.lock(held);
-        let (table, held) = table.parts();
-        table.retire(handle.unchecked(), |vm: VmPtr| {
-            with_guest(held, vm, |host, guest| mem::guest_teardown(&HW, host, guest))
-        })?
-    };
+    let vm = retire(held, handle)?;
+    give_back_vm(held, vm);
+    Ok(())
+}
+
+/// Takes a dying VM out of the table, its stage 2 torn down. In a frame of its own: the stack is one page, and what
+/// gives the memory back needs its own room after this.
+#[inline(never)]
+fn retire(held: &mut Held<Root>, handle: Untrusted<u16>) -> Result<VmPtr> {
+    let mut table = VMS.lock(held);
+    let (table, held) = table.parts();
+    table.retire(handle.unchecked(), |vm: VmPtr| {
+        with_guest(held, vm, |host, guest| mem::guest_teardown(&HW, host, guest))
+    })
+}
+
+/// Gives every page of a retired VM back to the host.
+#[inline(never)]
+fn give_back_vm(held: &mut Held<Root>, vm: VmPtr) {
     // From here nobody else can reach the VM.
     let host_kvm = vm.get().host_kvm;
     let mut tables = List {
@@ -377,7 +398,6 @@ pub fn finalize_teardown(held: &mut Held<Root>, handle: Untrusted<u16>) -> Resul
     host_kvm.set_teardown_mc_head(structs.head);
     host_kvm.set_teardown_mc_nr_pages(structs.nr);
     unpin(held, host_pin);
-    Ok(())
 }
 
 fn give_back_structure(held: &mut Held<Root>, va: u64, bytes: u64, list: &mut List) {
