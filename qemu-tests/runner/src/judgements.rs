@@ -396,6 +396,10 @@ keep a page for ever, or slip an argument past a check. Each became a test of it
 there, in the words of the test or, where the machine died, of the line with which it died. The last column is the
 same run on the Rust object.
 
+Where the C object's machine had \"no end, CPUs at EL2\", it stopped at a check that failed while EL2 held the lock of
+the host's stage 2: the host, told to report the death, touched memory that was not mapped yet, and its abort waits at
+EL2 for that lock. Whether the report (``hyp BUG at``) gets out before is a matter of luck.
+
 .. list-table::
    :header-rows: 1
    :widths: 12 25 18 25 20
