@@ -15,9 +15,9 @@ use object::Elf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// EL2's stack is one page, 4 KB at least. The deepest path has the panic at its end in it; what is left is for the
-/// exception that EL2 itself takes.
-const STACK_LIMIT: u64 = 4096 - 256;
+/// EL2's stack is one page, 4 KB at least. The deepest path has the panic at its end in it; what is left is for an
+/// exception that EL2 itself takes: its vector pushes 16 bytes and goes to the panic.
+const STACK_LIMIT: u64 = 4096 - 192;
 /// Sections that the cargo object may bring: those that hyp.lds sorts, and the kernel's tables. An entry that ends in
 /// `*` stands for all names that begin so.
 const SECTIONS: &[&str] = &[
