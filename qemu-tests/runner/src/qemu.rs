@@ -78,7 +78,7 @@ fn command(machine: &Machine<'_>) -> Command {
         qemu.arg("-dtb").arg(dtb);
     }
     if machine.gdb {
-        qemu.args(["-gdb", "tcp::1234", "-S"]);
+        qemu.args(["-gdb", "tcp:127.0.0.1:1234", "-S"]);
     }
     qemu
 }
