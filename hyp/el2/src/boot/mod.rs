@@ -284,7 +284,7 @@ fn stage2_config() -> Result<Stage2Configs> {
     })
 }
 
-/// Splits `pages` into `root_pages` pages that are aligned to their total size, and the longest rest behind or before.
+/// Splits `pages` into `root_pages` pages that are aligned to their total size, and the rest behind them.
 fn split_root(pages: PfnRange, root_pages: u64) -> Result<(PfnRange, PfnRange)> {
     let start = pages
         .start()
