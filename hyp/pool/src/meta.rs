@@ -17,6 +17,7 @@ pub struct PageMeta {
     host: AtomicU8,
     /// Bits 1:0 the complement of EL2's state, so that zero is `NoPage`.
     hyp: AtomicU8,
+    /// For a page lent to normal VMs how many mappings there are, for one lent to the secure world the lender's word.
     guest_shares: AtomicU32,
 }
 
@@ -95,6 +96,22 @@ impl PageMeta {
         let state = self.host.load(Relaxed) & STATE;
         self.host.store(reason << REASON_SHIFT | state, Relaxed);
         self.guest_shares.store(count, Relaxed);
+    }
+
+    /// A word that whoever lent the page to the secure world keeps with it; 0 where the page is not lent there.
+    pub fn ffa_link(&self) -> u32 {
+        match self.share() {
+            ShareReason::Ffa => self.guest_shares.load(Relaxed),
+            _ => 0,
+        }
+    }
+
+    /// Changes that word, under the host's page-table lock. Nothing happens where the page is not lent to the secure
+    /// world; every change of the reason makes the word 0.
+    pub fn set_ffa_link(&self, link: u32) {
+        if self.share() == ShareReason::Ffa {
+            self.guest_shares.store(link, Relaxed);
+        }
     }
 
     /// Counts one more mapping by a normal VM and gives the new count. Makes the reason `Guests` where the page was not
@@ -230,5 +247,23 @@ mod tests {
         assert_eq!(meta.inc_guest_shares(), Err(Error::Perm));
         assert_eq!(meta.dec_guest_shares(), Err(Error::Perm));
         assert_eq!(meta.share(), ShareReason::Ffa);
+    }
+
+    #[test]
+    fn the_link_lives_as_long_as_the_loan_to_the_secure_world() {
+        let meta = PageMeta::new();
+        meta.set_ffa_link(7);
+        assert_eq!((meta.ffa_link(), meta.share()), (0, ShareReason::None));
+        meta.set_share(ShareReason::Ffa);
+        assert_eq!(meta.ffa_link(), 0);
+        meta.set_ffa_link(u32::MAX);
+        assert_eq!((meta.ffa_link(), meta.share()), (u32::MAX, ShareReason::Ffa));
+        meta.set_host_state(PageState::SharedOwned);
+        assert_eq!(meta.ffa_link(), u32::MAX);
+        meta.set_share(ShareReason::None);
+        assert_eq!(meta.ffa_link(), 0);
+        meta.set_share(ShareReason::Guests(9));
+        meta.set_ffa_link(1);
+        assert_eq!((meta.ffa_link(), meta.share()), (0, ShareReason::Guests(9)));
     }
 }

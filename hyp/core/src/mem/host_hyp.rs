@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What passes between host and hypervisor: pages lent and pinned, pages given, the memcache that the host fills, and pages
-//! lent to the secure world.
+//! What passes between host and hypervisor: pages lent and pinned, pages given, and the memcache that the host fills.
 
 use pkvm_pgtable::Blocks;
 use pkvm_pool::Memcache;
@@ -81,34 +80,6 @@ pub fn hyp_donate_host<M: Machine>(
         Ok(()) => Ok(()),
         Err(error) => Err((error, page)),
     }
-}
-
-/// Lends pages of the host's to the secure world.
-///
-/// [`Error::Invalid`] for a range beyond the address space, else as for [`host_share_hyp`].
-pub fn host_share_ffa<M: Machine>(m: &M, host: &mut Host, pages: PfnRange) -> Result<()> {
-    change_ffa(m, Transition::HostShareFfa, host, pages)
-}
-
-/// Ends that, when the secure world has given the pages back.
-pub fn host_unshare_ffa<M: Machine>(m: &M, host: &mut Host, pages: PfnRange) -> Result<()> {
-    change_ffa(m, Transition::HostUnshareFfa, host, pages)
-}
-
-fn change_ffa<M: Machine>(m: &M, transition: Transition, host: &mut Host, pages: PfnRange) -> Result<()> {
-    m.memory().check_limit(pages)?;
-    let checked = check(m, transition, pages)?;
-    prepare(
-        m,
-        checked,
-        Parts {
-            host,
-            hyp: None,
-            guest: None,
-        },
-    )?
-    .commit();
-    Ok(())
 }
 
 /// Pins pages that the host lends to EL2: none of them can be unshared, and EL2 has them mapped. All or none.
@@ -195,6 +166,30 @@ pub fn unpin<M: Machine>(m: &M, _host: &mut Host, hyp: &mut Hyp, pinned: Pinned)
         }
         let dropped = record.dec_ref();
         debug_assert!(dropped.is_ok());
+    }
+}
+
+/// Lends a page of the host's to EL2 and pins it, for as long as EL2 needs it. Errors as for [`host_share_hyp`] and
+/// [`pin`].
+pub fn borrow_page<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, pfn: Pfn) -> Result<Pinned> {
+    host_share_hyp(m, host, hyp, pfn)?;
+    let pinned = pin(m, host, hyp, PfnRange::single(pfn));
+    if pinned.is_err() {
+        // It was lent a moment ago, so nobody else has pinned it.
+        let returned = host_unshare_hyp(m, host, hyp, pfn);
+        debug_assert_eq!(returned, Ok(()));
+    }
+    pinned
+}
+
+/// Ends what [`borrow_page`] began. A page that the host made EL2 pin for another purpose too stays lent for that one; the
+/// host ends the loan itself when it is over.
+pub fn return_page<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, page: Pinned) {
+    let pfn = page.range().start();
+    unpin(m, host, hyp, page);
+    match host_unshare_hyp(m, host, hyp, pfn) {
+        Ok(()) | Err(Error::Busy) => {}
+        Err(_) => debug_assert!(false, "a pinned page lost its standing"),
     }
 }
 

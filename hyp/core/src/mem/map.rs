@@ -60,6 +60,12 @@ impl Span {
     }
 }
 
+/// How many frames a region touches.
+fn frames(region: &Region) -> Option<u64> {
+    let (first, last) = (Pfn::of(region.base).raw(), Pfn::of(region.last).raw());
+    last.checked_sub(first)?.checked_add(1)
+}
+
 /// The last byte of a frame. Setting bits cannot overflow.
 fn last_byte(pfn: Pfn) -> Phys {
     Phys::new(pfn.phys().raw() | (PAGE_SIZE - 1))
@@ -166,6 +172,33 @@ impl MemoryMap {
         }
     }
 
+    /// The place of `pfn` among all frames of memory, counted through the regions without the gaps; `None` for a frame
+    /// that lies in no region. A shorter name of the frame than its number.
+    pub fn index(&self, pfn: Pfn) -> Option<u64> {
+        let mut before = 0_u64;
+        for region in self.regions() {
+            let (first, last) = (Pfn::of(region.base), Pfn::of(region.last));
+            if first <= pfn && pfn <= last {
+                return pfn.raw().checked_sub(first.raw())?.checked_add(before);
+            }
+            before = before.checked_add(frames(region)?)?;
+        }
+        None
+    }
+
+    /// The frame at a place: the inverse of [`index`](Self::index).
+    pub fn frame(&self, index: u64) -> Option<Pfn> {
+        let mut rest = index;
+        for region in self.regions() {
+            let frames = frames(region)?;
+            match rest.checked_sub(frames) {
+                Some(beyond) => rest = beyond,
+                None => return Pfn::of(region.base).checked_add(rest),
+            }
+        }
+        None
+    }
+
     /// What lies at `pfn`.
     pub fn class(&self, pfn: Pfn) -> Class {
         let span = self.span(pfn.phys());
@@ -251,6 +284,24 @@ mod tests {
         assert_eq!(map.check_memory(range(8, 1)), Err(Error::Perm));
         assert_eq!(map.check_memory(range(12, 1)), Err(Error::Invalid));
         assert_eq!(map.check_memory(range(20, 1 << 40)), Err(Error::Perm));
+    }
+
+    #[test]
+    fn each_frame_of_a_region_has_a_place_of_its_own() {
+        let map = map();
+        let places: Vec<_> = (0..18)
+            .filter_map(|frame| Some((frame, map.index(pfn(frame))?)))
+            .collect();
+        // The last frame of a region and the first of the next may be one; they are no memory then.
+        let frames: Vec<_> = places.iter().map(|place| place.0).collect();
+        assert_eq!(frames, [4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15]);
+        assert!(places.iter().map(|place| place.1).eq(0..11));
+        for (frame, place) in places {
+            assert_eq!(map.frame(place), Some(pfn(frame)));
+        }
+        assert_eq!(map.frame(11), None);
+        assert_eq!(map.frame(u64::MAX), None);
+        assert_eq!(MemoryMap::new(40).frame(0), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@
 
 mod abort;
 mod boot;
+mod ffa;
 mod guest;
 mod host_hyp;
 mod map;
@@ -37,14 +38,15 @@ mod transfer;
 
 pub use abort::{AbortAction, AbortKind, HostAbort, host_mem_abort};
 pub use boot::{check_private_mapping, check_private_range, fix_boot_ownership, own_boot_page};
+pub use ffa::{FfaLoan, Returned, host_share_ffa, host_unshare_ffa};
 pub use guest::{
     Young, guest_share_host, guest_unshare_host, host_donate_guest, host_mkyoung_guest,
     host_relax_perms_guest, host_share_guest, host_test_clear_young_guest, host_tlb_flush_vmid,
     host_unshare_guest, host_wrprotect_guest, in_poison_fault,
 };
 pub use host_hyp::{
-    HostList, MEMCACHE_LIMIT, host_donate_hyp, host_share_ffa, host_share_hyp, host_unshare_ffa,
-    host_unshare_hyp, hyp_donate_host, memcache_pop, pin, pin_va, refill_memcache, unpin,
+    HostList, MEMCACHE_LIMIT, borrow_page, host_donate_hyp, host_share_hyp, host_unshare_hyp,
+    hyp_donate_host, memcache_pop, pin, pin_va, refill_memcache, return_page, unpin,
 };
 pub use map::{Access, Class, MAX_REGIONS, MemoryMap, Region, Span};
 pub use reclaim::{
