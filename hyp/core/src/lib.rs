@@ -22,6 +22,7 @@
 )]
 
 pub mod carve;
+pub mod ffa;
 pub mod guest_hvc;
 pub mod hcall;
 pub mod host_trap;

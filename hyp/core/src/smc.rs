@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where an SMC of the host goes. The function number is brought to one form first and then matched, so that no second
 //! spelling of a call slips past a filter to firmware. This does the job of the SMC half of the kernel's
-//! `nvhe/hyp-main.c`; the FF-A proxy has its place in [`ffa`].
+//! `nvhe/hyp-main.c`; the relay of PSCI is [`crate::psci`], the FF-A proxy [`crate::ffa`].
 //!
 //! Every register is the host's. Source: SMC Calling Convention, DEN 0028.
 
-use crate::psci;
+use crate::{ffa, psci};
 
-pub mod ffa;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +25,7 @@ const HINT: u32 = 1 << 16;
 pub enum Route {
     /// To [`psci::relay`], with this function number in x0.
     Psci(psci::Call, u64),
-    /// To [`ffa`].
+    /// To [`ffa::path`], with this function number.
     Ffa(u32),
     /// To firmware: x0 to x17 as they are, and back.
     Forward,
@@ -52,36 +51,50 @@ pub fn route(esr: u64, x0: u64, config: &psci::Config) -> Route {
             return Route::Psci(call, u64::from(candidate));
         }
     }
-    if function & FAST != 0 && function & RESERVED != 0 {
-        return Route::NotSupported;
-    }
     if let Some(call) = config.decode(function) {
         return Route::Psci(call, u64::from(function));
     }
     if ffa::is_call(function) {
         return Route::Ffa(function);
     }
-    if is_denied(function) {
-        return Route::NotSupported;
+    if is_forwarded(function) {
+        Route::Forward
+    } else {
+        Route::NotSupported
     }
-    Route::Forward
 }
 
-/// Calls by which firmware would break the isolation, in either width.
-const fn is_denied(function: u32) -> bool {
-    /// The bit that marks a 64-bit call.
+/// Whether firmware may have a call of neither PSCI nor FF-A: by who defines the call, and, where that is Arm, by what it
+/// does. A call that would let firmware enter EL2 at an address of the host's choice, or take memory on the host's word,
+/// is not on the list: SDEI, dynamic root of trust, the realm management interface, live firmware activation, PSCI that the
+/// relay does not know, and whatever is yet to be defined.
+const fn is_forwarded(function: u32) -> bool {
+    /// A bit that two calls may differ in, one for each width.
     const WIDE: u32 = 1 << 30;
-    matches!(
-        function & !WIDE,
-        // PSCI that the relay did not take, as with version 0.1: it could carry an entry point.
-        0x8400_0000..=0x8400_001f
-        // SDEI: firmware would enter EL2 at an address of the host's choice.
-        | 0x8400_0020..=0x8400_003f
-        // Dynamic root of trust: firmware would start a payload of the host's choice at EL2.
-        | 0x8400_0110..=0x8400_012f
-        // The realm management interface: it can take any page, EL2's tables too, out of the normal world.
-        | 0x8400_0150..=0x8400_01cf
-        // Live firmware activation: it may return at an address of the host's choice, at EL2.
-        | 0x8400_02e0..=0x8400_02ff
-    )
+    let owner = function >> 24 & 0x3f;
+    match owner {
+        // The chip and the board, with numbers of their own making; and trusted applications and their system, which also
+        // yield. Real machines need them, and nobody but their makers knows what they do.
+        2 | 3 | 48..=63 => true,
+        // All else that yields is not in use, and all else that is fast has bits that must be zero.
+        _ if function & FAST == 0 || function & RESERVED != 0 => false,
+        // Queries and mitigations of the architecture and of the CPU.
+        0 | 1 => true,
+        _ => matches!(
+            function & !WIDE,
+            // The management mode, by which UEFI reaches its variables.
+            0x8400_0040..=0x8400_004f
+            // Random numbers.
+            | 0x8400_0050..=0x8400_005f
+            // What standard services there are.
+            | 0x8400_ff00..=0x8400_ff03
+            // Stolen time, and the time of a hypervisor below: this machine may be a VM.
+            | 0x8500_0020..=0x8500_0021
+            | 0x8500_ff00..=0x8500_ff03
+            | 0x8600_0000..=0x8600_0001
+            // The models of CPUs that such a VM may run on.
+            | 0x8600_0040..=0x8600_0041
+            | 0x8600_ff00..=0x8600_ff03
+        ),
+    }
 }

@@ -11,7 +11,7 @@ use pkvm_core::hcall::{HostRegs, Phase, dispatch};
 use pkvm_core::host_trap::{self, Before, HostTrap, Injection};
 use pkvm_core::mem::{self, AbortAction, AbortKind, HostAbort};
 use pkvm_core::psci;
-use pkvm_core::smc::{self, Route, ffa};
+use pkvm_core::smc::{self, Route};
 use pkvm_kernel::layout::*;
 use pkvm_kernel::{Context, InitParams};
 use pkvm_sync::{Held, Root};
@@ -77,7 +77,7 @@ extern "C" fn handle_trap(host_ctxt: *mut u8) {
         HostTrap::Hypercall => {
             dispatch(&mut Regs(context), phase(), &mut Handlers::new(&mut held));
         }
-        HostTrap::Smc => handle_smc(context, esr),
+        HostTrap::Smc => handle_smc(&mut held, context, esr),
         HostTrap::Abort(abort) => handle_abort(&mut held, esr, &abort),
         HostTrap::SysReg | HostTrap::Other => apply(&host_trap::undefined(&before())),
     }
@@ -108,7 +108,13 @@ fn apply(injection: &Injection) {
     write_el2::<SPSR_EL2>(injection.spsr_el2);
 }
 
-fn handle_smc(context: Context, esr: u64) {
+/// Calls firmware with x0 to x17 of the host's, and leaves its answer there.
+pub fn forward_smc(context: Context) {
+    // SAFETY: the pointer is the host context's, which holds the registers for and of the call.
+    unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) }
+}
+
+fn handle_smc(held: &mut Held<Root>, context: Context, esr: u64) {
     match smc::route(esr, context.reg(0), &crate::psci::config()) {
         Route::Psci(call, function) => {
             let words = [function, context.reg(1), context.reg(2), context.reg(3)];
@@ -118,16 +124,8 @@ fn handle_smc(context: Context, esr: u64) {
                 context.set_reg(n, 0);
             }
         }
-        Route::Ffa(function) => {
-            let answer = ffa::answer(function);
-            for n in 0..18 {
-                context.set_reg(n, 0);
-            }
-            context.set_reg(0, answer.x0);
-            context.set_reg(2, answer.x2);
-        }
-        // SAFETY: the pointer is the host context's, which holds the registers for and of the call.
-        Route::Forward => unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) },
+        Route::Ffa(function) => crate::ffa::handle(held, context, function),
+        Route::Forward => forward_smc(context),
         Route::NotSupported => context.set_reg(0, smc::NOT_SUPPORTED),
     }
     // A trapped SMC leaves the PC on itself.

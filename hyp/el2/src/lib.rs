@@ -10,6 +10,7 @@
 
 mod boot;
 mod cell;
+mod ffa;
 mod guest_config;
 mod handlers;
 mod host;

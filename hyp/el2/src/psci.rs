@@ -73,6 +73,11 @@ pub fn config() -> Config {
     )
 }
 
+/// The version of the SMC Calling Convention that EL1 found firmware to speak.
+pub fn smccc_version() -> u32 {
+    statics::kvm_host_psci_config.get()[PSCI_CONFIG_SMCCC_VERSION as usize / 4]
+}
+
 /// The relay's view of this machine.
 pub struct Relay;
 

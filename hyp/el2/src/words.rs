@@ -26,8 +26,8 @@ pub fn linear_phys(va: HypVa) -> Phys {
 fn slot(table: Phys, index: usize) -> &'static AtomicU64 {
     debug_assert!(table.is_page_aligned() && (index as u64) < PTES_PER_TABLE);
     let va = linear_va(table).raw() + 8 * (index as u64 & (PTES_PER_TABLE - 1));
-    // SAFETY: the callers below are reached only with tables and list pages that EL2 owns; such a page stays mapped in
-    // the linear map while it is owned. The mask keeps the word within the page, and it is aligned.
+    // SAFETY: the callers below are reached only with tables, list pages and mailboxes that EL2 owns, or with pages that
+    // EL2 has pinned; such a page stays mapped in the linear map while it is owned or pinned. The mask keeps the word within the page, and it is aligned.
     unsafe { &*(va as *const AtomicU64) }
 }
 
@@ -59,4 +59,13 @@ pub fn zero(va: HypVa, bytes: u64) {
 pub fn store(va: HypVa, value: u64) {
     // SAFETY: as for `zero`, and a page is aligned.
     unsafe { (va.raw() as *mut u64).write_volatile(value) };
+}
+
+/// Copies the first `bytes` of the page at `from` to the page at `to`, rounded up to whole words and at most a page. Both
+/// pages are mapped in the linear map: EL2's own, or lent to EL2 and pinned. Who else can write to them may do so
+/// meanwhile; each word is read once.
+pub fn copy(from: Phys, to: Phys, bytes: u64) {
+    for index in 0..bytes.div_ceil(8).min(PTES_PER_TABLE) as usize {
+        slot(to, index).store(slot(from, index).load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }

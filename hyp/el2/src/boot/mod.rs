@@ -169,8 +169,9 @@ extern "C" fn finalise() -> ! {
 }
 
 fn take_over(held: &mut Held<Root>) -> Result<()> {
-    let (selftest, top) = establish(held)?;
+    let (selftest, ffa, top) = establish(held)?;
     crate::selftest::run(held, selftest)?;
+    crate::ffa::init(held, ffa)?;
     // Only now may the host lose its privileges, and make VMs.
     // SAFETY: this is the boot CPU in `__pkvm_init`, once, and the others are in the stub.
     unsafe { *HOST_ROOT.init() = Some(top) };
@@ -178,10 +179,10 @@ fn take_over(held: &mut Held<Root>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the memory. Yields what is left of it for the self-test, and the root of the host's stage 2. Its frame is large,
+/// Takes the memory. Yields what of it is for the self-test and for the FF-A proxy, and the root of the host's stage 2. Its frame is large,
 /// and must not lie under the self-test's.
 #[inline(never)]
-fn establish(held: &mut Held<Root>) -> Result<(Option<PfnRange>, Phys)> {
+fn establish(held: &mut Held<Root>) -> Result<(Option<PfnRange>, PfnRange, Phys)> {
     // SAFETY: as in `prepare`; this is the only other place that uses it.
     let handover = unsafe { HANDOVER.init() }.take().ok_or(Error::Invalid)?;
     let Handover {
@@ -242,7 +243,7 @@ fn establish(held: &mut Held<Root>) -> Result<(Option<PfnRange>, Phys)> {
     with_host_hyp(held, |_, hyp| {
         mem::check_private_range(&HW, hyp, quarter.0, quarter.1)
     })?;
-    Ok((carve.selftest, top))
+    Ok((carve.selftest, carve.ffa, top))
 }
 
 /// The stacks are mapped in the private range, not in the linear map.
