@@ -362,6 +362,14 @@ static void vgic(void)
 	FIELD(VGIC_V3_LR, struct vgic_v3_cpu_if, vgic_lr);
 	FIELD(VGIC_V3_USED_LRS, struct vgic_v3_cpu_if, used_lrs);
 	FIELD(VGIC_V3_ITS_VM, struct vgic_v3_cpu_if, its_vpe.its_vm);
+	SIZE(VGIC_V5, struct vgic_v5_cpu_if);
+	FIELD(VGIC_V5_APR, struct vgic_v5_cpu_if, vgic_apr);
+	FIELD(VGIC_V5_VMCR, struct vgic_v5_cpu_if, vgic_vmcr);
+	FIELD(VGIC_V5_PPI_DVIR, struct vgic_v5_cpu_if, vgic_ppi_dvir);
+	FIELD(VGIC_V5_PPI_ACTIVER, struct vgic_v5_cpu_if, vgic_ppi_activer);
+	FIELD(VGIC_V5_PPI_ENABLER, struct vgic_v5_cpu_if, vgic_ppi_enabler);
+	FIELD(VGIC_V5_PPI_PRIORITYR, struct vgic_v5_cpu_if, vgic_ppi_priorityr);
+	FIELD(VGIC_V5_ICSR, struct vgic_v5_cpu_if, vgic_icsr);
 	DEFINE(VGIC_MODEL_V2, KVM_DEV_TYPE_ARM_VGIC_V2);
 	DEFINE(VGIC_MODEL_V3, KVM_DEV_TYPE_ARM_VGIC_V3);
 	DEFINE(VGIC_MODEL_V5, KVM_DEV_TYPE_ARM_VGIC_V5);
@@ -387,6 +395,8 @@ static void host_data(void)
 	FIELD(HOST_DATA_NR_EVENT_COUNTERS, struct kvm_host_data, nr_event_counters);
 	FIELD(HOST_DATA_DEBUG_BRPS, struct kvm_host_data, debug_brps);
 	FIELD(HOST_DATA_DEBUG_WRPS, struct kvm_host_data, debug_wrps);
+	FIELD(HOST_DATA_PPI_PENDR, struct kvm_host_data, vgic_v5_ppi_state.pendr);
+	FIELD(HOST_DATA_PPI_ACTIVER_EXIT, struct kvm_host_data, vgic_v5_ppi_state.activer_exit);
 	DEFINE(HOST_FLAG_HAS_SPE, KVM_HOST_DATA_FLAG_HAS_SPE);
 	DEFINE(HOST_FLAG_HAS_TRBE, KVM_HOST_DATA_FLAG_HAS_TRBE);
 	DEFINE(HOST_FLAG_TRBE_ENABLED, KVM_HOST_DATA_FLAG_TRBE_ENABLED);

@@ -69,6 +69,8 @@ static const struct fact facts[] = {
 	VCPU("pc", arch.ctxt.regs.pc),
 	VCPU("pstate", arch.ctxt.regs.pstate),
 	VCPU("hcr", arch.hcr_el2),
+	VCPU("mdcr", arch.mdcr_el2),
+	VCPU("vbar", arch.ctxt.sys_regs[VBAR_EL1]),
 	VCPU("cflags", arch.cflags),
 	VCPU("iflags", arch.iflags),
 	VCPU("debug_owner", arch.debug_owner),

@@ -12,13 +12,13 @@ use pkvm_arch::inject::{self, Mte};
 use pkvm_arch::switch::stage2::{self, Stage2};
 use pkvm_arch::switch::timer;
 use pkvm_arch::sysreg::{SCTLR_EL2, read_el2, write_own};
-use pkvm_arch::vgic::v3;
+use pkvm_arch::vgic::{v3, v5};
 use pkvm_core::hcall::{ExitCode, HostCalls, Switch};
 use pkvm_core::mem::{self, Young};
 use pkvm_core::traps::{VM_FLAG_MTE, load_hcr};
 use pkvm_core::vm_table::{LocalTlb, VmKind};
 use pkvm_kernel::layout::*;
-use pkvm_kernel::{Kvm, Mmu, Vcpu, VgicV3};
+use pkvm_kernel::{Kvm, Mmu, Vcpu, VgicV3, VgicV5};
 use pkvm_pgtable::HypAttrs;
 use pkvm_sync::{Held, Root};
 use pkvm_types::{
@@ -92,6 +92,17 @@ impl<'a> Handlers<'a> {
         let vcpu = Self::loaded()?;
         let host = vcpu.get().host.vgic_v3();
         (host.addr() == kern_hyp_va(cpu_if).raw()).then_some((host, Some(vcpu.view().vgic_v3())))
+    }
+
+    /// The saved GICv5 interface that a trusted host names; `None` on hardware without one and in protected mode, where no
+    /// VM has it.
+    fn trusted_vgic_v5(cpu_if: Untrusted<u64>) -> Option<VgicV5> {
+        if !v5::is_usable() {
+            return None;
+        }
+        let at = core::ptr::NonNull::new(kern_hyp_va(cpu_if.unchecked()).raw() as *mut u8)?;
+        // SAFETY: outside protected mode the host is trusted and passes its own structure.
+        Some(unsafe { VgicV5::from_raw(at) })
     }
 
     /// The stage 2 that a trusted host names.
@@ -317,9 +328,17 @@ impl HostCalls for Handlers<'_> {
         v3::restore_vmcr_aprs(hyp);
     }
 
-    // GICv5 is not there yet, so no VM has one whose state could be saved.
-    fn vgic_v5_save_apr(&mut self, _cpu_if: Untrusted<u64>) {}
-    fn vgic_v5_restore_vmcr_apr(&mut self, _cpu_if: Untrusted<u64>) {}
+    // EL1 takes "not supported" for a fatal inconsistency, so that without a GICv5 these do nothing.
+    fn vgic_v5_save_apr(&mut self, cpu_if: Untrusted<u64>) {
+        if let Some(cpu_if) = Self::trusted_vgic_v5(cpu_if) {
+            v5::save_apr(cpu_if);
+        }
+    }
+    fn vgic_v5_restore_vmcr_apr(&mut self, cpu_if: Untrusted<u64>) {
+        if let Some(cpu_if) = Self::trusted_vgic_v5(cpu_if) {
+            v5::restore_vmcr_apr(cpu_if);
+        }
+    }
 
     fn host_share_hyp(&mut self, raw: Untrusted<u64>) -> Result<()> {
         let pfn = pfn(raw)?;

@@ -121,6 +121,36 @@ impl VgicV3 {
 }
 
 view! {
+    /// `struct vgic_v5_cpu_if`: the saved GICv5 CPU interface of a vCPU.
+    VgicV5, VGIC_V5_SIZE;
+    /// ICH_APR_EL2.
+    apr / set_apr: u64 => VGIC_V5_APR;
+    /// ICH_VMCR_EL2.
+    vmcr / set_vmcr: u64 => VGIC_V5_VMCR;
+    /// ICC_ICSR_EL1.
+    icsr / set_icsr: u64 => VGIC_V5_ICSR;
+    /// Private interrupts that hardware injects directly, one bit each.
+    ppi_dvir / set_ppi_dvir: u64 => VGIC_V5_PPI_DVIR;
+    /// Private interrupts that are active.
+    ppi_activer / set_ppi_activer: u64 => VGIC_V5_PPI_ACTIVER;
+    /// Private interrupts that are enabled.
+    ppi_enabler / set_ppi_enabler: u64 => VGIC_V5_PPI_ENABLER;
+}
+
+impl VgicV5 {
+    /// Priorities of eight private interrupts, one byte each; `n` is below 8.
+    pub fn ppi_priorityr(self, n: usize) -> u64 {
+        debug_assert!((n as u64) < VGIC_V5_PPI_PRIORITYR_SIZE / 8);
+        self.read(VGIC_V5_PPI_PRIORITYR + 8 * n as u64)
+    }
+    /// Sets the priorities of eight private interrupts; `n` is below 8.
+    pub fn set_ppi_priorityr(self, n: usize, value: u64) {
+        debug_assert!((n as u64) < VGIC_V5_PPI_PRIORITYR_SIZE / 8);
+        self.write(VGIC_V5_PPI_PRIORITYR + 8 * n as u64, value);
+    }
+}
+
+view! {
     /// `struct kvm_s2_mmu`: what the TLB code needs of a stage 2.
     Mmu, MMU_SIZE;
     /// The VMID, with a generation above its width in non-protected mode.
@@ -220,6 +250,11 @@ impl Vcpu {
         // SAFETY: as for `ctxt`.
         unsafe { VgicV3::from_raw(self.inner(VCPU_VGIC_V3)) }
     }
+    /// The saved GICv5 CPU interface, which shares its place with the other.
+    pub const fn vgic_v5(self) -> VgicV5 {
+        // SAFETY: as for `ctxt`.
+        unsafe { VgicV5::from_raw(self.inner(VCPU_VGIC_V5)) }
+    }
     /// Fine-grained trap registers of `group` (`layout::*_GROUP`): the read and the write one.
     pub fn fgt(self, group: u64) -> (u64, u64) {
         debug_assert!(group < NR_FGT_GROUPS);
@@ -241,6 +276,8 @@ view! {
     Kvm, KVM_SIZE;
     /// vCPUs created so far.
     created_vcpus / set_created_vcpus: u32 => KVM_CREATED_VCPUS;
+    /// IPA of the GICv2 CPU interface in a VM that has one.
+    vgic_cpu_base / set_vgic_cpu_base: u64 => KVM_VGIC_CPU_BASE;
     /// The kind of interrupt controller, one of `layout::VGIC_MODEL_*`, unchecked.
     vgic_model / set_vgic_model: u32 => KVM_VGIC_MODEL;
     /// Architecture flags, bits `layout::KVM_FLAG_*`.
@@ -312,6 +349,10 @@ view! {
     debug_brps / set_debug_brps: u32 => HOST_DATA_DEBUG_BRPS;
     /// Watchpoints of this CPU, less one.
     debug_wrps / set_debug_wrps: u32 => HOST_DATA_DEBUG_WRPS;
+    /// Private interrupts of a GICv5 guest that are pending, one bit each.
+    ppi_pendr / set_ppi_pendr: u64 => HOST_DATA_PPI_PENDR;
+    /// Those that were active at its last exit.
+    ppi_activer_exit / set_ppi_activer_exit: u64 => HOST_DATA_PPI_ACTIVER_EXIT;
 }
 
 impl HostData {

@@ -14,6 +14,7 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
   --kbuild DIR       that build's directory, for the test module (default: taken from IMAGE)
   --hyp c|rust       which EL2 the kernel holds: the C object's known deviations are not failures (default rust)
   --suite NAME       only this suite; may be given more than once
+  --full             the slow suites and the further variations too
   --test PATTERN     only tests whose SUITE/NAME holds PATTERN
   --cpu MODEL        QEMU's CPU model: max, neoverse-n2, cortex-a57, ... (default max); may be given more than once
   --smp N            CPUs of the machine (default 2)
@@ -58,6 +59,8 @@ pub struct Args {
     pub kbuild: Option<PathBuf>,
     /// `--hyp`.
     pub hyp: Hyp,
+    /// `--full`.
+    pub full: bool,
     /// `--suite`, in the order given.
     pub suites: Vec<String>,
     /// `--test`.
@@ -100,6 +103,7 @@ impl Default for Args {
             kernel: None,
             kbuild: None,
             hyp: Hyp::Rust,
+            full: false,
             suites: Vec::new(),
             test: None,
             cpus: Vec::new(),
@@ -137,6 +141,7 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
                     other => return Err(format!("--hyp is c or rust, not {other}")),
                 }
             }
+            "--full" => args.full = true,
             "--suite" => args.suites.push(value()?),
             "--test" => args.test = Some(value()?),
             "--cpu" => args.cpus.push(value()?),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Adds a `/reserved-memory` node with a no-map region to a flattened device tree (Devicetree Specification 0.4,
-//! chapters 3.5 and 5). QEMU's own tree has none, and EL2 treats such a region as memory that nobody may be given.
+//! Changes a flattened device tree (Devicetree Specification 0.4, chapters 3.5 and 5): adds a `/reserved-memory` node with
+//! a no-map region, which QEMU's own tree has not, and which EL2 treats as memory that nobody may be given; or moves the
+//! end of a GIC's region off a page.
 
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
@@ -113,6 +114,30 @@ impl Writer<'_> {
         self.pad();
     }
 }
+
+/// Makes the region of the GICv2's virtual CPU interface one that does not end at a page, as on boards where it cannot be
+/// mapped into guests. QEMU puts it at [`GICV`].
+///
+/// # Errors
+/// The tree has no such region.
+pub fn odd_gicv(tree: &[u8]) -> Result<Vec<u8>, String> {
+    let at = GICV.to_be_bytes();
+    let start = tree
+        .windows(8)
+        .position(|window| window == at)
+        .ok_or("the device tree has no GICv2")?;
+    let mut out = tree.to_vec();
+    let size = out
+        .get_mut(start + 8..start + 16)
+        .ok_or("the device tree is cut short")?;
+    size.copy_from_slice(&ODD_SIZE.to_be_bytes());
+    Ok(out)
+}
+
+/// Where QEMU's `virt` machine has the virtual CPU interface.
+const GICV: u64 = 0x0804_0000;
+/// Room for both frames of the interface, and a part of a page.
+const ODD_SIZE: u64 = 0x2800;
 
 #[cfg(test)]
 mod tests {

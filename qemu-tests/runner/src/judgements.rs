@@ -196,6 +196,24 @@ pub const CASES: &[Case] = &[
         c_saw: "nVHE hyp BUG",
     },
     Case {
+        name: "j28",
+        argv: &["/init", "--test", "judgement", "j28"],
+        what: "runs a protected guest's vCPU that was caught in AArch32 state",
+        demand: "EINVAL",
+        cpus: &["max", "cortex-a57"],
+        big: None,
+        c_saw: "x1=2",
+    },
+    Case {
+        name: "j29",
+        argv: &["/init", "--test", "judgement", "j29"],
+        what: "asks for none of the traps of MDCR_EL2; the protected guest reads PMCR_EL0",
+        demand: "undefined instruction",
+        cpus: &[],
+        big: None,
+        c_saw: "PMCR_EL0 read as",
+    },
+    Case {
         name: "j30",
         argv: &["/init", "--test", "judgement", "j30"],
         what: "``__pkvm_init_vm`` with ``vgic_model`` of a GICv5 on a GICv3 machine, then runs the VM",
@@ -257,6 +275,15 @@ pub const CASES: &[Case] = &[
         cpus: &[],
         big: None,
         c_saw: "a proper one: 0",
+    },
+    Case {
+        name: "j48",
+        argv: &["/init", "--test", "judgement", "j48"],
+        what: "pends a virtual SError (HCR_EL2.VSE) and runs the vCPU four times",
+        demand: "the guest takes it once, and the host sees that it is pending no more",
+        cpus: &[],
+        big: None,
+        c_saw: "4 SErrors in 4 runs, still pending",
     },
 ];
 

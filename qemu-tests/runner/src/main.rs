@@ -56,7 +56,8 @@ fn main() -> ExitCode {
 
 fn list() {
     for suite in suites::all() {
-        println!("{:<12} {}", suite.name, suite.about);
+        let full = if suite.needs.full { " (--full)" } else { "" };
+        println!("{:<12} {}{full}", suite.name, suite.about);
         for test in &suite.tests {
             println!("  {}/{}", suite.name, test.name);
         }
@@ -100,6 +101,9 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut tally = Tally::default();
     for suite in &chosen {
         for cpu in &args.cpus {
+            if !suite.needs.models.is_empty() && !suite.needs.models.contains(&cpu.as_str()) {
+                continue;
+            }
             let boots: Vec<Vec<Test>> = if suite.alone {
                 suite.tests.iter().map(|t| vec![t.clone()]).collect()
             } else {
@@ -138,6 +142,7 @@ fn choose(args: &Args) -> Result<Vec<Suite>, String> {
     let mut chosen: Vec<Suite> = all
         .into_iter()
         .filter(|s| args.suites.is_empty() || args.suites.iter().any(|n| n == s.name))
+        .filter(|s| args.full || !s.needs.full)
         .collect();
     if let Some(pattern) = &args.test {
         for suite in &mut chosen {
@@ -179,7 +184,9 @@ impl Session<'_> {
             [one] if self.suite.alone => format!("{}-{}-{}", self.suite.name, one.name, self.cpu),
             _ => format!("{}-{}", self.suite.name, self.cpu),
         };
-        let stem = format!("{}-{stem}", self.args.hyp.word());
+        let variant = self.suite.needs.variant;
+        let dash = if variant.is_empty() { "" } else { "-" };
+        let stem = format!("{}-{stem}{dash}{variant}", self.args.hyp.word());
         let file = |suffix: &str| self.args.log_dir.join(format!("{stem}.{suffix}"));
         let initrd = file("cpio");
         std::fs::write(&initrd, self.initramfs(&tests)?).map_err(|e| format!("{}: {e}", initrd.display()))?;
@@ -194,25 +201,30 @@ impl Session<'_> {
             .fold(self.args.mem.max(self.suite.needs.mem), |mem, (_, more)| {
                 mem.max(more)
             });
-        let dtb = if self.suite.needs.no_map {
-            let path = file("dtb");
-            let tree = qemu::default_dtb(self.cpu, smp, mem, &path)?;
-            std::fs::write(&path, fdt::add_no_map(&tree, NO_MAP.0, NO_MAP.1)?)
-                .map_err(|e| format!("{}: {e}", path.display()))?;
-            Some(path)
-        } else {
-            None
-        };
-        let machine = qemu::Machine {
+        let mut machine = qemu::Machine {
             kernel: self.kernel,
             initrd: &initrd,
             cpu: self.cpu,
+            cpu_properties: self.suite.needs.cpu,
+            options: self.suite.needs.machine,
             smp,
             mem,
             cmdline: self.cmdline(&tests),
-            dtb: dtb.clone(),
+            dtb: None,
             gdb: self.args.gdb,
         };
+        if self.suite.needs.no_map || self.suite.needs.odd_gicv {
+            let path = file("dtb");
+            let mut tree = qemu::default_dtb(&machine, &path)?;
+            if self.suite.needs.no_map {
+                tree = fdt::add_no_map(&tree, NO_MAP.0, NO_MAP.1)?;
+            }
+            if self.suite.needs.odd_gicv {
+                tree = fdt::odd_gicv(&tree)?;
+            }
+            std::fs::write(&path, tree).map_err(|e| format!("{}: {e}", path.display()))?;
+            machine.dtb = Some(path);
+        }
         if self.args.shell {
             return qemu::interact(&machine);
         }
@@ -229,7 +241,7 @@ impl Session<'_> {
         })?;
         self.close(&tests, &report, &log, tally);
         let _ = std::fs::remove_file(&initrd);
-        if let Some(dtb) = dtb {
+        if let Some(dtb) = &machine.dtb {
             let _ = std::fs::remove_file(dtb);
         }
         Ok(())
@@ -281,7 +293,7 @@ impl Session<'_> {
             archive.file("/lib/hostile.ko", 0o644, &self.artifacts.module(kbuild)?);
         }
         if self.suite.needs.vmm {
-            for program in ["pvm-scenario", "pvm-run", "pvm-probe"] {
+            for program in ["pvm-scenario", "pvm-run", "pvm-probe", "vm-feature"] {
                 archive.file(
                     &format!("/bin/{program}"),
                     0o755,
@@ -303,9 +315,10 @@ impl Session<'_> {
     }
 
     fn cmdline(&self, tests: &[Test]) -> String {
-        let mut line = String::from(
-            "console=ttyAMA0 kvm-arm.mode=protected panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on",
-        );
+        let mut line =
+            String::from("console=ttyAMA0 panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on ");
+        line.push_str(self.suite.needs.mode.word());
+        line.push_str(self.suite.needs.cmdline);
         line.push_str(" -- ");
         if self.args.shell {
             line.push_str("shell ");

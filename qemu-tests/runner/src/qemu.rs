@@ -19,8 +19,12 @@ pub struct Machine<'a> {
     pub kernel: &'a Path,
     /// The initramfs.
     pub initrd: &'a Path,
-    /// QEMU's CPU model, with the suffix that this project adds.
+    /// QEMU's CPU model.
     pub cpu: &'a str,
+    /// Properties of the model, separated by commas.
+    pub cpu_properties: &'a str,
+    /// Options of the machine beside the usual, separated by commas.
+    pub options: &'a str,
     /// Number of CPUs.
     pub smp: u32,
     /// Memory in MiB.
@@ -53,19 +57,31 @@ pub struct Report {
     pub complaints: Vec<String>,
 }
 
-/// Adds what a model needs to be emulated in bearable time: QEMU's slow pointer-authentication cipher is replaced.
-pub fn cpu_option(model: &str) -> String {
-    match model {
-        "max" => "max,pauth-impdef=on".to_owned(),
-        other => other.to_owned(),
-    }
+/// The CPU with its properties, and what a model needs to be emulated in bearable time: QEMU's slow
+/// pointer-authentication cipher is replaced.
+fn cpu_option(model: &str, properties: &str) -> String {
+    let fast = match model {
+        "max" => "max,pauth-impdef=on",
+        other => other,
+    };
+    joined(fast, properties)
+}
+
+/// The machine, with further options after the usual ones: QEMU takes the last of each.
+fn machine_option(options: &str) -> String {
+    joined("virt,virtualization=on,gic-version=3", options)
+}
+
+fn joined(first: &str, more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { "," };
+    format!("{first}{comma}{more}")
 }
 
 fn command(machine: &Machine<'_>) -> Command {
     let mut qemu = Command::new(QEMU);
-    qemu.args(["-machine", "virt,virtualization=on,gic-version=3"])
+    qemu.args(["-machine", &machine_option(machine.options)])
         .args(["-accel", "tcg,thread=multi"])
-        .args(["-cpu", &cpu_option(machine.cpu)])
+        .args(["-cpu", &cpu_option(machine.cpu, machine.cpu_properties)])
         .args(["-smp", &machine.smp.to_string()])
         .args(["-m", &machine.mem.to_string()])
         .args(["-display", "none", "-no-reboot", "-nic", "none"])
@@ -99,22 +115,19 @@ pub fn interact(machine: &Machine<'_>) -> Result<(), String> {
     }
 }
 
-/// The device tree that QEMU would give this machine.
-pub fn default_dtb(cpu: &str, smp: u32, mem: u32, out: &Path) -> Result<Vec<u8>, String> {
+/// The device tree that QEMU would give this machine. Its `dtb` is not looked at.
+///
+/// # Errors
+/// One line: QEMU could not be started, or did not write it.
+pub fn default_dtb(machine: &Machine<'_>, out: &Path) -> Result<Vec<u8>, String> {
     let file = out.to_string_lossy().into_owned();
     let status = Command::new(QEMU)
         .args([
             "-machine",
-            &format!("virt,virtualization=on,gic-version=3,dumpdtb={file}"),
+            &format!("{},dumpdtb={file}", machine_option(machine.options)),
         ])
-        .args([
-            "-cpu",
-            &cpu_option(cpu),
-            "-smp",
-            &smp.to_string(),
-            "-m",
-            &mem.to_string(),
-        ])
+        .args(["-cpu", &cpu_option(machine.cpu, machine.cpu_properties)])
+        .args(["-smp", &machine.smp.to_string(), "-m", &machine.mem.to_string()])
         .args([
             "-display", "none", "-monitor", "none", "-serial", "none", "-nic", "none",
         ])

@@ -26,11 +26,54 @@ pub struct Needs {
     pub vmm: bool,
     /// The bare-metal guest is in the initramfs.
     pub payload: bool,
+    /// The GICv2's virtual CPU interface does not fill whole pages.
+    pub odd_gicv: bool,
     /// At least this much memory, in MiB.
     pub mem: u32,
     /// One CPU only: a second one would soon wait for the lock that a dying EL2 holds, perhaps with the console's in
     /// its hands, and the last words would be lost.
     pub one_cpu: bool,
+    /// Tells suites of one name apart that differ in their machines; empty where there is only one.
+    pub variant: &'static str,
+    /// Options of QEMU's `virt` machine beside those that every one has, separated by commas. An option that stands
+    /// here too counts in its last form, as with `gic-version=2`.
+    pub machine: &'static str,
+    /// Properties of the CPU model, separated by commas, as `sve256=on`.
+    pub cpu: &'static str,
+    /// The only CPU models that it runs on; all where empty.
+    pub models: &'static [&'static str],
+    /// The mode that KVM is asked for.
+    pub mode: Mode,
+    /// More words for the kernel's command line.
+    pub cmdline: &'static str,
+    /// Left out unless everything is asked for: it is slow, or a further variation of what the others show.
+    pub full: bool,
+}
+
+/// What `kvm-arm.mode=` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// `protected`: EL2 keeps itself and protected VMs from the host.
+    #[default]
+    Protected,
+    /// `nvhe`: EL2 serves a host that it trusts.
+    Nvhe,
+    /// `none`: no KVM.
+    None,
+    /// Nothing: the kernel's choice, which is to run at EL2 itself where the CPU can.
+    Unsaid,
+}
+
+impl Mode {
+    /// The words on the kernel's command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Protected => "kvm-arm.mode=protected ",
+            Self::Nvhe => "kvm-arm.mode=nvhe ",
+            Self::None => "kvm-arm.mode=none ",
+            Self::Unsaid => "",
+        }
+    }
 }
 
 /// Tests that belong together.
@@ -55,7 +98,10 @@ const fn test(name: &'static str, limit: u32, argv: &'static [&'static str]) -> 
 /// A test of the VMM's scenario program.
 macro_rules! scenario {
     ($name:literal, $limit:literal) => {
-        test($name, $limit, &["/bin/pvm-scenario", $name])
+        scenario!($name, $limit, $name)
+    };
+    ($name:literal, $limit:literal, $known_as:literal) => {
+        test($known_as, $limit, &["/bin/pvm-scenario", $name])
     };
 }
 
@@ -85,12 +131,35 @@ macro_rules! payload {
     };
 }
 
+/// The test that KVM came up in a mode.
+macro_rules! mode {
+    ($mode:literal) => {
+        mode!($mode, concat!("mode-", $mode))
+    };
+    ($mode:literal, $known_as:expr) => {
+        test($known_as, 30, &["/init", "--test", "mode", $mode])
+    };
+}
+
+/// A test of the VMM's program about CPU features.
+macro_rules! feature {
+    ($name:literal) => {
+        feature!($name, $name)
+    };
+    ($name:literal, $known_as:literal) => {
+        test($known_as, 100, &["/bin/vm-feature", $name])
+    };
+}
+
 /// A part of the bad-input list.
 macro_rules! bad_input {
     ($name:literal) => {
         test($name, 100, &["/init", "--test", "bad-input", $name])
     };
 }
+
+// After the macros, which it uses.
+mod features;
 
 /// All suites, in the order in which they run.
 pub fn all() -> Vec<Suite> {
@@ -111,7 +180,7 @@ pub fn all() -> Vec<Suite> {
         mem: 2048,
         ..Needs::default()
     };
-    vec![
+    let mut all = vec![
         Suite {
             name: "boot",
             about: "the host comes up protected, with all its CPUs",
@@ -214,7 +283,9 @@ pub fn all() -> Vec<Suite> {
             },
             alone: true,
         },
-    ]
+    ];
+    all.extend(features::suites(vmm, hostile));
+    all
 }
 
 /// What `--shell` boots: everything is there and nothing runs by itself.
@@ -251,6 +322,12 @@ mod tests {
     #[test]
     fn names_are_unique() {
         for suite in all() {
+            assert!(suite.tests.iter().all(|t| !t.name.is_empty()));
+            let same: Vec<_> = all().into_iter().filter(|s| s.name == suite.name).collect();
+            let mut variants: Vec<_> = same.iter().map(|s| s.needs.variant).collect();
+            variants.sort_unstable();
+            variants.dedup();
+            assert_eq!(variants.len(), same.len(), "{}", suite.name);
             let mut names: Vec<_> = suite.tests.iter().map(|t| t.name).collect();
             let count = names.len();
             names.sort_unstable();

@@ -51,6 +51,11 @@ pub struct VmConfig {
     pub ram: RamConfig,
 }
 
+/// Whether this host makes protected VMs.
+pub fn host_protects() -> bool {
+    Kvm::new().is_ok_and(|kvm| kvm.create_vm_with_type(VM_TYPE_PROTECTED).is_ok())
+}
+
 /// Something the interrupt controller delivers to the guest: a shared peripheral interrupt.
 struct IrqLine {
     vm: Arc<VmFd>,

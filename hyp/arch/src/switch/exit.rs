@@ -75,6 +75,26 @@ pub(super) enum Settled {
     Exit(ExitCode),
 }
 
+/// What became of a trap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trapped {
+    /// It is settled; the guest goes on.
+    Settled,
+    /// The host must see it.
+    ToHost,
+    /// The host must see an SError in its place.
+    AsSError,
+}
+
+impl From<Resume> for Trapped {
+    fn from(resume: Resume) -> Self {
+        match resume {
+            Resume::Guest => Self::Settled,
+            Resume::Host => Self::ToHost,
+        }
+    }
+}
+
 /// Settles an exit or finds why the run ends.
 pub(super) fn settle<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E, code: u64) -> Settled {
     let mut code = ExitCode(code);
@@ -98,8 +118,9 @@ pub(super) fn settle<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E, cod
         // With an SError pending nothing is settled: the trap happens again.
         if code == ExitCode::TRAP {
             match trap(cpu, guest, exits, esr, protected) {
-                Resume::Guest => return Settled::Reenter,
-                Resume::Host => {}
+                Trapped::Settled => return Settled::Reenter,
+                Trapped::ToHost => {}
+                Trapped::AsSError => code = ExitCode::SERROR,
             }
         }
     }
@@ -123,8 +144,9 @@ fn save_pstate(guest: &Guest) {
 /// `KVM_GUESTDBG_SINGLESTEP` of the user-space interface.
 const GUEST_DEBUG_SINGLESTEP: u32 = 1 << 1;
 
-fn trap<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E, esr: Esr, protected: bool) -> Resume {
-    match (esr.ec(), protected) {
+fn trap<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E, esr: Esr, protected: bool) -> Trapped {
+    let resume = match (esr.ec(), protected) {
+        (ec::DABT_LOW, false) => return data_abort(guest, esr),
         (ec::IABT_LOW | ec::DABT_LOW | ec::WATCHPT_LOW, _) => abort(guest, esr),
         (ec::SYS64, false) => sysreg(guest, esr),
         (ec::SYS64, true) => match sysreg(guest, esr) {
@@ -138,6 +160,19 @@ fn trap<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E, esr: Esr, protec
         (ec::CP15_32, false) => interrupt_controller(guest),
         (ec::MOPS, _) => memory_operation(guest, esr),
         _ => Resume::Host,
+    };
+    resume.into()
+}
+
+/// A normal VM's data abort, which may be an access to its GICv2.
+fn data_abort(guest: &Guest, esr: Esr) -> Trapped {
+    match abort(guest, esr) {
+        Resume::Guest => Trapped::Settled,
+        Resume::Host => match vgic::v2::perform_cpuif_access(guest.vcpu, guest.vm) {
+            vgic::v2::Outcome::Handled => Trapped::Settled,
+            vgic::v2::Outcome::Illegal => Trapped::AsSError,
+            vgic::v2::Outcome::NotOurs => Trapped::ToHost,
+        },
     }
 }
 

@@ -76,6 +76,18 @@ impl Esr {
     pub const fn has_instruction_syndrome(self) -> bool {
         self.0 & bit(24) != 0
     }
+    /// The size of a data access that the syndrome describes: the power of two of its bytes (SAS).
+    pub const fn access_size(self) -> u64 {
+        self.0 >> 22 & 3
+    }
+    /// The register operand of a data access that the syndrome describes (SRT).
+    pub const fn data_rt(self) -> usize {
+        (self.0 >> 16 & 0x1f) as usize
+    }
+    /// Whether a data abort was on a write (`WnR`).
+    pub const fn is_write(self) -> bool {
+        self.0 & bit(6) != 0
+    }
     /// The register operand of a trapped MRS or MSR.
     pub const fn sys64_rt(self) -> usize {
         (self.0 >> 5 & 0x1f) as usize

@@ -327,7 +327,7 @@ pub fn run<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E) -> ExitCode {
     // SAFETY: `Guest::new`'s caller vouched for it, and HCR_EL2 follows before anything runs.
     unsafe { guest.stage2.load() };
     traps::activate(cpu, guest);
-    vgic::switch_to_guest(guest.vcpu, guest.vm);
+    vgic::switch_to_guest(guest.vcpu, guest.vm, host);
     timer::activate_traps(guest);
     debug::switch_to_guest(guest, host);
 
@@ -349,7 +349,7 @@ pub fn run<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E) -> ExitCode {
     ctxt::save_guest(guest);
     ctxt::save_aarch32(guest);
     timer::deactivate_traps();
-    vgic::switch_to_host(guest.vcpu, guest.vm);
+    vgic::switch_to_host(guest.vcpu, guest.vm, host);
     // Walks of the guest's tables end here, as the host's above.
     dsb_nsh();
     leave_guest(cpu, guest);

@@ -156,6 +156,7 @@ fields! {
     }
     /// Hypervisor IPA Fault Address Register. The hypervisor and EL1 use NS, RES0 in hardware, as "the rest is valid".
     hpfar {
+        FIPA = super::mask(47, 4);
         NS = super::bit(63);
     }
 }

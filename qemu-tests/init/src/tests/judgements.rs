@@ -31,6 +31,8 @@ const CASES: &[(&str, Case)] = &[
     ("j14-write", |h, map| write_text(h, map)),
     ("j14-exec", |h, map| execute_device(h, map)),
     ("j17", |h, _| trapped_register(h)),
+    ("j28", |h, _| super::guests::aarch32(h)),
+    ("j29", |h, _| super::guests::debug_traps(h)),
     ("j30", |h, _| vgic_model(h)),
     ("j31", |h, _| boolean(h)),
     ("j32", |h, _| long_memcache(h)),
@@ -38,6 +40,7 @@ const CASES: &[(&str, Case)] = &[
     ("j34", |h, _| shares_left(h)),
     ("j41", |h, _| high_bits(h)),
     ("j43", |h, _| pgd_in_use(h)),
+    ("j48", |h, _| super::guests::serror(h)),
 ];
 
 /// Runs the case that the first word names.
@@ -66,7 +69,8 @@ fn saw(reply: &Reply, good: bool) -> bool {
     good && reply.clobbered.is_none()
 }
 
-fn seen(what: &str) {
+/// Reports what was seen.
+pub fn seen(what: &str) {
     println!("# seen: {what}");
 }
 

@@ -3,7 +3,9 @@
 
 mod badinput;
 pub mod boot;
+mod guests;
 mod judgements;
+mod modes;
 
 use crate::ktap::Sub;
 use crate::supervise::SKIP;
@@ -38,6 +40,11 @@ pub type Test = fn(&mut Sub, &[String]) -> Outcome;
 const TESTS: &[(&str, Test)] = &[
     ("protected-mode", boot::protected_mode),
     ("smp", boot::smp),
+    ("mode", modes::mode),
+    ("replug", modes::replug),
+    ("late-cpu", modes::late_cpu),
+    ("host-mte", guests::host_mte),
+    ("replugged-cpu", modes::replugged_cpu),
     ("judgement", judgements::run),
     ("bad-input", badinput::run),
 ];

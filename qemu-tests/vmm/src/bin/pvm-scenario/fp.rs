@@ -23,7 +23,13 @@ pub fn fp(_: &Context, report: &mut Report) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(0);
     sched_setaffinity(None, &one).map_err(|e| Error::setup("sched_setaffinity", e))?;
-    for kind in [Kind::Protected, Kind::Normal] {
+    let kinds: &[Kind] = if pkvm_vmm::vm::host_protects() {
+        &[Kind::Protected, Kind::Normal]
+    } else {
+        report.say("this host makes no protected VMs");
+        &[Kind::Normal]
+    };
+    for &kind in kinds {
         let what = if kind == Kind::Protected {
             "protected"
         } else {

@@ -14,9 +14,19 @@ pub const LIMIT: Duration = Duration::from_mins(2);
 /// A protected Linux guest does all that it should.
 pub fn linux(context: &Context, report: &mut Report) -> Result<()> {
     report.say("pvm-run boots an unmodified Linux in a protected VM with 2 vCPUs and a disk, to a shell");
+    alone(context, report, "pvm", Kind::Protected)
+}
+
+/// A normal one does.
+pub fn plain(context: &Context, report: &mut Report) -> Result<()> {
+    report.say("pvm-run boots an unmodified Linux in a normal VM with 2 vCPUs and a disk, to a shell");
+    alone(context, report, "plain", Kind::Normal)
+}
+
+fn alone(context: &Context, report: &mut Report, name: &str, kind: Kind) -> Result<()> {
     let options = Options {
-        name: "pvm",
-        kind: Kind::Protected,
+        name,
+        kind,
         cpus: 2,
         extra: "guest.shell",
     };
@@ -26,7 +36,7 @@ pub fn linux(context: &Context, report: &mut Report) -> Result<()> {
         .and_then(|()| guest.type_in("echo the shell says $((6 * 7)) to $(uname -m)\n"))
         .and_then(|()| guest.await_line("the shell says 42 to aarch64", LIMIT))
         .and_then(|()| guest.type_in("exit\n"));
-    report.result("pvm has a shell on its console", shell);
+    report.result(&format!("{name} has a shell on its console"), shell);
     judge(&mut guest, &options, report);
     Ok(())
 }

@@ -22,6 +22,7 @@ const HELP: &str = "\
 usage: pvm-scenario TEST [options]
 
   linux        a protected Linux guest with 2 vCPUs, a console and a disk
+  plain        a normal Linux guest, the same
   beside       a normal Linux guest next to a protected one
   memory       who can read a protected guest's memory: share, unshare, SIGSEGV, EFAULT, reclaim, zeroed at the end
   calls        the hypercalls of a protected guest, with good and bad arguments
@@ -65,6 +66,7 @@ type Test = fn(&Context, &mut Report) -> Result<()>;
 
 const TESTS: &[(&str, Test)] = &[
     ("linux", linux::linux),
+    ("plain", linux::plain),
     ("beside", linux::beside),
     ("memory", memory::memory),
     ("calls", memory::calls),
