@@ -42,6 +42,7 @@ const TESTS: &[(&str, Test)] = &[
     ("smp", boot::smp),
     ("mode", modes::mode),
     ("replug", modes::replug),
+    ("stub", modes::stub),
     ("late-cpu", modes::late_cpu),
     ("host-mte", guests::host_mte),
     ("replugged-cpu", modes::replugged_cpu),

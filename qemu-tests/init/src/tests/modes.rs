@@ -103,3 +103,82 @@ pub fn replugged_cpu(_: &mut Sub, _: &[String]) -> Outcome {
     }
     Ok(())
 }
+
+/// What the stub answers to a call that it does not know: `HVC_STUB_ERR`.
+const STUB_ERROR: u64 = 0xbad_ca11;
+/// The stub's calls (asm/virt.h).
+const SOFT_RESTART: u64 = 1;
+const RESET_VECTORS: u64 = 2;
+
+/// What EL2 of this CPU answers to a hypercall of KVM's that does nothing but flush.
+fn answer(h: &Hostile) -> Result<u64, Fail> {
+    Ok(h.call("__kvm_flush_vm_context", &[])?.regs[0])
+}
+
+/// Takes CPU 1 off line and on again, which initialises its EL2 anew.
+fn renew(sub: &mut Sub, h: &Hostile) -> Result<(), Fail> {
+    super::pin_to_cpu(0)?;
+    switch(1, false)?;
+    switch(1, true)?;
+    super::pin_to_cpu(1)?;
+    let again = answer(h)?;
+    sub.result(
+        "KVM has it again after a replug",
+        if again == 0 {
+            Ok(())
+        } else {
+            Err(format!("{again:#x}"))
+        },
+    );
+    Ok(())
+}
+
+/// Where the host is trusted, EL2 can be handed back to the kernel's stub, as kexec and CPU hotplug do.
+pub fn stub(sub: &mut Sub, _: &[String]) -> Outcome {
+    let h = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
+    super::pin_to_cpu(1)?;
+    let is = |value: u64, wanted: u64| {
+        if value == wanted {
+            Ok(())
+        } else {
+            Err(format!("{value:#x} instead of {wanted:#x}"))
+        }
+    };
+    sub.result("KVM answers", is(answer(&h)?, 0));
+    let mut regs = [0; 18];
+    regs[0] = RESET_VECTORS;
+    sub.result("EL2 goes back to the stub", is(h.hvc(-1, 0, regs)?.regs[0], 0));
+    sub.result("the stub answers", is(answer(&h)?, STUB_ERROR));
+    renew(sub, &h)?;
+
+    // The new image at EL2, with the MMU off: back to EL1, to the address in x0, with x1 as it came.
+    let image: [u32; 5] = [
+        0xd51c_4020, // msr ELR_EL2, x0
+        0xd280_78a2, // mov x2, #0x3c5
+        0xd51c_4002, // msr SPSR_EL2, x2
+        0xd503_3fdf, // isb
+        0xd69f_03e0, // eret
+    ];
+    let (va, pa) = h.alloc(h.fact("page_size"))?;
+    let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_le_bytes()).collect();
+    h.poke(va, &bytes)?;
+    let code: [u32; 8] = [
+        0xd53b_4225, // mrs x5, DAIF
+        0xd503_4fdf, // msr DAIFSet, #15
+        0x1000_0082, // adr x2, the last line but one
+        0xd280_0843, // mov x3, #0x42
+        0xd400_0002, // hvc #0
+        0x1400_0000, // b .
+        0xd51b_4225, // msr DAIF, x5
+        0xd503_201f, // nop
+    ];
+    let after = h
+        .exec(&code, [SOFT_RESTART, pa, 0, 0])?
+        .ok_or_else(|| "undefined".to_owned())?;
+    sub.result(
+        "a soft restart runs the image with its argument",
+        is(after[1], 0x42),
+    );
+    sub.result("and leaves the stub", is(answer(&h)?, STUB_ERROR));
+    renew(sub, &h)
+}

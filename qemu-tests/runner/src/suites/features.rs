@@ -84,6 +84,21 @@ pub fn suites(vmm: Needs, hostile: Needs) -> Vec<Suite> {
         },
         Suite {
             name: "modes",
+            about: "the other modes of KVM: EL2 is handed back to the kernel's stub, and taken again",
+            tests: vec![
+                test("stub", 60, &["/init", "--test", "stub"]),
+                scenario!("normal", 100, "normal-after-stub"),
+            ],
+            needs: Needs {
+                variant: "stub",
+                mode: Mode::Nvhe,
+                hostile: true,
+                ..vmm
+            },
+            alone: false,
+        },
+        Suite {
+            name: "modes",
             about: "the other modes of KVM: EL2 with E2H set serves a host that it trusts",
             tests: vec![
                 mode!("hvhe"),
@@ -230,6 +245,7 @@ pub fn suites(vmm: Needs, hostile: Needs) -> Vec<Suite> {
                 machine: "gic-version=2",
                 odd_gicv: true,
                 models: GICV2,
+                full: true,
                 ..vmm
             },
             alone: false,

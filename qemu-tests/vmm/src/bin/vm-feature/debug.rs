@@ -2,7 +2,7 @@
 //! Self-hosted debug: the VMM debugs its guest, and a guest debugs itself.
 
 use crate::Skip;
-use crate::code::{Code, FREE, Reg, class, regs};
+use crate::code::{Code, FREE, MMIO, Reg, class, regs};
 use crate::machine::{Features, Machine, Stop, ioctl};
 use crate::report::Report;
 use kvm_bindings as kb;
@@ -62,6 +62,7 @@ fn vmm(report: &mut Report) -> Result<(), Skip> {
     machine.set_core(256, first)?;
     machine.set_core(8, FREE)?;
     machine.set_core(16, 7)?;
+    machine.set_core(8 * 19, MMIO)?;
 
     let step = kb::KVM_GUESTDBG_ENABLE | kb::KVM_GUESTDBG_SINGLESTEP;
     guest_debug(&machine, step, &kb::kvm_guest_debug_arch::default())?;

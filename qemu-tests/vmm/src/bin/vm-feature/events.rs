@@ -68,7 +68,7 @@ fn pending(machine: &Machine) -> Result<u8, Skip> {
     Ok(events.exception.serror_pending)
 }
 
-/// An SError is taken once, with its syndrome; an external abort at once.
+/// An SError is taken once, with its syndrome, whether or not it is masked when it is sent; an external abort at once.
 pub fn serror(report: &mut Report) -> Result<(), Skip> {
     let mut handler = Code::default();
     handler
@@ -77,22 +77,41 @@ pub fn serror(report: &mut Report) -> Result<(), Skip> {
         .mrs(0, regs::ESR_EL1)
         .report(1, 0)
         .eret();
-    let mut machine = machine(&idle(4), &[(Vector::SError, &handler)])?;
-    report.equal("the guest runs", machine.run(), Stop::Paused(IDLE));
-    let mut events = kb::kvm_vcpu_events::default();
-    events.exception.serror_pending = 1;
+    let mut program = Code::new();
+    // Pauses once with SErrors masked, and then without.
+    program
+        .mov(1, 0)
+        .mov(2, IDLE)
+        .pause(2)
+        .unmask(4)
+        .isb()
+        .pause(2)
+        .branch(-1);
+    let mut machine = machine(&program, &[(Vector::SError, &handler)])?;
     let with_esr = machine
         .kvm
         .check_extension_raw(u64::from(kb::KVM_CAP_ARM_INJECT_SERROR_ESR))
         > 0;
+    let mut events = kb::kvm_vcpu_events::default();
+    events.exception.serror_pending = 1;
     if with_esr {
         events.exception.serror_has_esr = 1;
         events.exception.serror_esr = 0x1234;
+    } else {
+        report.say("this machine gives SErrors no syndrome");
     }
-    machine
-        .vcpu
-        .set_vcpu_events(&events)
-        .map_err(ioctl("KVM_SET_VCPU_EVENTS"))?;
+    let send = |machine: &Machine| {
+        machine
+            .vcpu
+            .set_vcpu_events(&events)
+            .map_err(ioctl("KVM_SET_VCPU_EVENTS"))
+    };
+    report.equal(
+        "the guest runs, SErrors masked",
+        machine.run(),
+        Stop::Paused(IDLE),
+    );
+    send(&machine)?;
     report.equal("the SError is pending", pending(&machine)?, 1);
     for _ in 0..4 {
         machine.run_to_pause()?;
@@ -106,9 +125,12 @@ pub fn serror(report: &mut Report) -> Result<(), Skip> {
             machine.reports[1] & 0xff_ffff,
             0x1234,
         );
-    } else {
-        report.say("this machine gives SErrors no syndrome");
     }
+    send(&machine)?;
+    for _ in 0..4 {
+        machine.run_to_pause()?;
+    }
+    report.equal("so with SErrors unmasked", machine.reports[0], 2);
 
     let mut events = kb::kvm_vcpu_events::default();
     events.exception.ext_dabt_pending = 1;
