@@ -7,15 +7,19 @@
 #define COMPILE_OFFSETS
 
 #include <linux/arm-smccc.h>
+#include <linux/bug.h>
 #include <linux/irqchip/arm-gic-v3.h>
 #include <linux/kbuild.h>
 #include <linux/kvm_host.h>
 #include <linux/memblock.h>
+#include <linux/trace_remote_event.h>
+#include <uapi/linux/trace_mmap.h>
 #include <asm/cpucaps.h>
 #include <asm/kvm_asm.h>
 #include <asm/kvm_emulate.h>
 #include <asm/kvm_host.h>
 #include <asm/kvm_hyp.h>
+#include <asm/kvm_hyptrace.h>
 #include <asm/kvm_mmu.h>
 #include <asm/kvm_pgtable.h>
 #include <asm/kvm_pkvm.h>
@@ -483,6 +487,8 @@ static void boot(void)
 	FIELD(STACKTRACE_INFO_OVERFLOW_BASE, struct kvm_nvhe_stacktrace_info, overflow_stack_base);
 	FIELD(STACKTRACE_INFO_FP, struct kvm_nvhe_stacktrace_info, fp);
 	FIELD(STACKTRACE_INFO_PC, struct kvm_nvhe_stacktrace_info, pc);
+	DEFINE(PKVM_STACKTRACE_SIZE, IS_ENABLED(CONFIG_PKVM_STACKTRACE) ? NVHE_STACKTRACE_SIZE : 0);
+	DEFINE(OVERFLOW_STACK_SIZE, OVERFLOW_STACK_SIZE);
 	SIZE(FGT_MASKS, struct fgt_masks);
 
 	DEFINE(FFA_PROXY_PAGES, hyp_ffa_proxy_pages());
@@ -500,6 +506,38 @@ static void boot(void)
 	DEFINE(MPIDR_HWID_BITMASK, MPIDR_HWID_BITMASK);
 }
 
+static void diagnostics(void)
+{
+	DEFINE(CONFIG_GENERIC_BUG, IS_ENABLED(CONFIG_GENERIC_BUG));
+	DEFINE(CONFIG_DEBUG_BUGVERBOSE, IS_ENABLED(CONFIG_DEBUG_BUGVERBOSE));
+#ifdef CONFIG_GENERIC_BUG
+	SIZE(BUG_ENTRY, struct bug_entry);
+	FIELD(BUG_ENTRY_FLAGS, struct bug_entry, flags);
+#else
+	DEFINE(BUG_ENTRY_SIZE, 0);
+	DEFINE(BUG_ENTRY_FLAGS, 0);
+#endif
+
+	SIZE(EVENT_ID, struct hyp_event_id);
+	FIELD(EVENT_ID_ID, struct hyp_event_id, id);
+	FIELD(EVENT_ID_ENABLED, struct hyp_event_id, enabled);
+	SIZE(TRACE_META, struct trace_buffer_meta);
+	FIELD(TRACE_META_PAGE_SIZE, struct trace_buffer_meta, meta_page_size);
+	FIELD(TRACE_META_SUBBUF_SIZE, struct trace_buffer_meta, subbuf_size);
+	FIELD(TRACE_META_READER_LOST, struct trace_buffer_meta, reader.lost_events);
+	FIELD(TRACE_META_READER_ID, struct trace_buffer_meta, reader.id);
+	FIELD(TRACE_META_ENTRIES, struct trace_buffer_meta, entries);
+	FIELD(TRACE_META_OVERRUN, struct trace_buffer_meta, overrun);
+	FIELD(TRACE_META_PAGES_LOST, struct trace_buffer_meta, pages_lost);
+	FIELD(TRACE_META_PAGES_TOUCHED, struct trace_buffer_meta, pages_touched);
+	FIELD(TRACE_DESC_BACKING_START, struct hyp_trace_desc, bpages_backing_start);
+	FIELD(TRACE_DESC_BACKING_BYTES, struct hyp_trace_desc, bpages_backing_size);
+	FIELD(TRACE_DESC_NR_CPUS, struct hyp_trace_desc, trace_buffer_desc.nr_cpus);
+	DEFINE(TRACE_DESC_FIRST, offsetof(struct hyp_trace_desc, trace_buffer_desc.__data));
+	FIELD(TRACE_RING_DESC_META, struct ring_buffer_desc, meta_va);
+	DEFINE(TRACE_RING_DESC_PAGES, offsetof(struct ring_buffer_desc, page_va));
+}
+
 int main(void)
 {
 	config();
@@ -511,5 +549,6 @@ int main(void)
 	host_data();
 	kvm();
 	boot();
+	diagnostics();
 	return 0;
 }

@@ -31,6 +31,8 @@ pub mod machine;
 pub mod mem;
 pub mod psci;
 pub mod smc;
+pub mod stacktrace;
 pub mod sysreg;
+pub mod trace;
 pub mod traps;
 pub mod vm_table;

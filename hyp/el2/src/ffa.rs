@@ -13,15 +13,15 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pkvm_arch::{barrier, smccc};
 use pkvm_core::ffa::{self, Call, Path, Proxy, Regs, Stage, Transaction};
 use pkvm_core::mem::{self, FfaLoan, Pinned, Returned};
+use pkvm_core::trace::Reason;
 use pkvm_kernel::Context;
-
 use pkvm_sync::{FfaBuffers, Held, Lock, Root};
 use pkvm_types::{Error, Pfn, PfnRange, Phys, Result};
 
 use crate::cell::BootCell;
 use crate::hw::HW;
 use crate::state::{with_host, with_host_hyp};
-use crate::{host, words};
+use crate::{host, trace, words};
 
 /// The proxy; `None` before `__pkvm_init`, and where firmware has no FF-A.
 static PROXY: Lock<Option<Proxy<'static>>, FfaBuffers> = Lock::new(None);
@@ -119,7 +119,9 @@ impl ffa::Machine for Spm<'_> {
     fn smc(&mut self, regs: &mut Regs) {
         // Firmware may read the mailbox on this CPU or on another.
         barrier::dsb_ishst();
+        trace::hyp_exit(Reason::Smc);
         smccc::smc(regs);
+        trace::hyp_enter(Reason::Smc);
     }
     fn mailboxes(&self) -> (Phys, Phys) {
         let [tx, rx] = *MAILBOXES.get();

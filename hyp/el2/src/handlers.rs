@@ -29,7 +29,7 @@ use crate::hw::HW;
 use crate::lifecycle::{self, refill_memcache, with_guest, with_guest_alone, with_pinned};
 use crate::state::{HYP, VMS, with_host, with_host_hyp, with_vcpus};
 use crate::vm::{VcpuPtr, VmPtr};
-use crate::{boot, host, run, statics, vectors};
+use crate::{boot, host, run, statics, trace, vectors};
 
 /// The handlers, with no lock held.
 pub struct Handlers<'a> {
@@ -267,35 +267,50 @@ impl HostCalls for Handlers<'_> {
         timer::set_cntvoff(offset.unchecked());
     }
 
-    // Tracing is not there yet: EL1 sees a buffer that cannot be loaded.
-    fn tracing_load(&mut self, _desc: Untrusted<u64>, _size: Untrusted<u64>) -> Result<()> {
-        Err(Error::NotSupported)
+    fn tracing_load(&mut self, desc: Untrusted<u64>, size: Untrusted<u64>) -> Result<()> {
+        trace::load(self.held, desc, size)
     }
-    fn tracing_unload(&mut self) {}
+
+    fn tracing_unload(&mut self) {
+        trace::unload(self.held);
+    }
+
     fn tracing_enable(&mut self, enable: Switch) -> Result<()> {
-        match enable {
-            Switch::On => Err(Error::Invalid),
-            Switch::Off => Ok(()),
-        }
+        trace::enable(self.held, enable)
     }
-    fn tracing_swap_reader(&mut self, _cpu: Untrusted<u32>) -> Result<()> {
-        Err(Error::NoDevice)
+
+    fn tracing_swap_reader(&mut self, cpu: Untrusted<u32>) -> Result<()> {
+        trace::swap_reader(self.held, cpu)
     }
+
     fn tracing_update_clock(
         &mut self,
-        _mult: Untrusted<u32>,
-        _shift: Untrusted<u32>,
-        _epoch_ns: Untrusted<u64>,
-        _epoch_cyc: Untrusted<u64>,
+        mult: Untrusted<u32>,
+        shift: Untrusted<u32>,
+        epoch_ns: Untrusted<u64>,
+        epoch_cyc: Untrusted<u64>,
     ) {
+        // The clock takes any numbers.
+        trace::update_clock(
+            self.held,
+            mult.unchecked(),
+            shift.unchecked(),
+            epoch_ns.unchecked(),
+            epoch_cyc.unchecked(),
+        );
     }
-    fn tracing_reset(&mut self, _cpu: Untrusted<u32>) -> Result<()> {
-        Err(Error::NoDevice)
+
+    fn tracing_reset(&mut self, cpu: Untrusted<u32>) -> Result<()> {
+        trace::reset(self.held, cpu)
     }
-    fn tracing_enable_event(&mut self, _id: Untrusted<u16>, _enable: Switch) -> Result<()> {
-        Err(Error::Invalid)
+
+    fn tracing_enable_event(&mut self, id: Untrusted<u16>, enable: Switch) -> Result<()> {
+        trace::enable_event(id, enable)
     }
-    fn tracing_write_event(&mut self, _id: Untrusted<u64>) {}
+
+    fn tracing_write_event(&mut self, id: Untrusted<u64>) {
+        trace::write_event(id.unchecked());
+    }
 
     fn vgic_v3_save_aprs(&mut self, cpu_if: Untrusted<u64>) {
         let Some((host, hyp)) = Self::vgic(cpu_if.unchecked()) else {

@@ -12,6 +12,7 @@ use pkvm_core::host_trap::{self, Before, HostTrap, Injection};
 use pkvm_core::mem::{self, AbortAction, AbortKind, HostAbort};
 use pkvm_core::psci;
 use pkvm_core::smc::{self, Route};
+use pkvm_core::trace::Reason;
 use pkvm_kernel::layout::*;
 use pkvm_kernel::{Context, InitParams};
 use pkvm_sync::{Held, Root};
@@ -22,7 +23,7 @@ use crate::hw::HW;
 use crate::psci::Relay;
 use crate::run::{FaultAddress, host_fault};
 use crate::state::{HOST_ROOT, HOST_VTCR, with_host};
-use crate::statics;
+use crate::{statics, trace};
 
 unsafe extern "C" {
     /// Restores the host's registers from `host_ctxt` and returns to it.
@@ -67,13 +68,21 @@ impl HostRegs for Regs {
 #[unsafe(no_mangle)]
 extern "C" fn handle_trap(host_ctxt: *mut u8) {
     let Some(context) = core::ptr::NonNull::new(host_ctxt) else {
-        crate::panic::bug()
+        bug!()
     };
     // SAFETY: the vectors pass this CPU's host context, which is mapped for ever.
     let context = unsafe { Context::from_raw(context) };
     let mut held = Held::at_trap_entry();
     let esr = read_el2::<ESR_EL2>();
-    match host_trap::decode(esr) {
+    let trap = host_trap::decode(esr);
+    trace::hyp_enter(match trap {
+        HostTrap::Hypercall => Reason::Hvc,
+        HostTrap::Smc => Reason::Smc,
+        HostTrap::Abort(_) => Reason::HostAbort,
+        HostTrap::SysReg => Reason::Sys,
+        HostTrap::Other => Reason::Unknown,
+    });
+    match trap {
         HostTrap::Hypercall => {
             dispatch(&mut Regs(context), phase(), &mut Handlers::new(&mut held));
         }
@@ -81,6 +90,7 @@ extern "C" fn handle_trap(host_ctxt: *mut u8) {
         HostTrap::Abort(abort) => handle_abort(&mut held, esr, &abort),
         HostTrap::SysReg | HostTrap::Other => apply(&host_trap::undefined(&before())),
     }
+    trace::hyp_exit(Reason::EretHost);
 }
 
 /// The host's EL1, as far as an exception to it depends on that.
@@ -110,8 +120,10 @@ fn apply(injection: &Injection) {
 
 /// Calls firmware with x0 to x17 of the host's, and leaves its answer there.
 pub fn forward_smc(context: Context) {
+    trace::hyp_exit(Reason::Smc);
     // SAFETY: the pointer is the host context's, which holds the registers for and of the call.
-    unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) }
+    unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) };
+    trace::hyp_enter(Reason::Smc);
 }
 
 fn handle_smc(held: &mut Held<Root>, context: Context, esr: u64) {

@@ -8,13 +8,14 @@ use pkvm_arch::switch::stage2::{self, Stage2};
 use pkvm_arch::{barrier, cache, smccc, tlbi};
 use pkvm_core::machine::{Features, Machine, Reach, Shareability, Stage2Id, TlbLevel};
 use pkvm_core::mem::MemoryMap;
+use pkvm_core::trace::Reason;
 use pkvm_kernel::layout::*;
 use pkvm_pool::PageMeta;
 use pkvm_types::{HypVa, Ipa, PAGE_SIZE, Pfn, PfnRange, Phys};
 
 use crate::cell::BootCell;
 use crate::state::{HOST_VTCR, MEMORY};
-use crate::{mm, statics, words};
+use crate::{mm, statics, trace, words};
 
 /// The machine.
 pub struct Hw;
@@ -148,7 +149,9 @@ impl Machine for Hw {
     fn dvmsync_workaround(&self) {
         if has_cap::<{ CAP_WORKAROUND_4193714 as u16 }>() {
             // Whether the firmware has the call was settled before the capability was set.
+            trace::hyp_exit(Reason::Smc);
             let _ = smccc::call(DVMSYNC_WORKAROUND, &[]);
+            trace::hyp_enter(Reason::Smc);
         }
     }
 }

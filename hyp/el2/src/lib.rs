@@ -8,6 +8,8 @@
     reason = "the kernel's structures are reached by byte offsets, which the layout probe measured"
 )]
 
+#[macro_use]
+mod bug;
 mod boot;
 mod cell;
 mod ffa;
@@ -18,11 +20,14 @@ mod hw;
 mod lifecycle;
 mod mm;
 mod panic;
+#[cfg(feature = "provoke")]
+mod provoke;
 mod psci;
 mod run;
 mod selftest;
 mod state;
 mod statics;
+mod trace;
 mod vectors;
 mod vm;
 mod words;

@@ -59,7 +59,7 @@ fn donate<O: Level + Before<HostMmu>>(held: &mut Held<O>, addr: u64, bytes: u64)
 }
 
 /// Gives pages back to the host, zeroed.
-fn give_back<O: Level + Before<HostMmu>>(held: &mut Held<O>, pages: HypPages) {
+pub fn give_back<O: Level + Before<HostMmu>>(held: &mut Held<O>, pages: HypPages) {
     give_back_linked(held, pages, |_| 0);
 }
 
@@ -212,7 +212,7 @@ fn build_vm(
 /// Takes a VM apart that was never published; yields the pin of the host's structure.
 fn unmake_vm(held: &mut Held<Root>, vm: VmPtr, pages: HypPages) -> Pinned {
     let Some(pin) = vm.get().host_pin.take() else {
-        crate::panic::bug()
+        bug!()
     };
     give_back(held, pages);
     pin
@@ -388,7 +388,7 @@ fn give_back_vm(held: &mut Held<Root>, vm: VmPtr) {
         give_back_structure(held, vcpu.addr(), VCPU_BYTES, &mut structs);
     }
     let Some(host_pin) = vm.get().host_pin.take() else {
-        crate::panic::bug()
+        bug!()
     };
     let bytes = vm.bytes();
     give_back_structure(held, vm.addr(), bytes, &mut structs);

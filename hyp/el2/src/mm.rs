@@ -60,9 +60,9 @@ impl PrivateVa {
 /// Runs `f` with an EL2 address at which the page at `page` can be read and written. The page need not be EL2's; the
 /// caller has made sure that EL2 may see it. `f` must not call this again.
 pub fn with_page<R>(page: Phys, f: impl FnOnce(HypVa) -> R) -> R {
-    let Some(slot) = fixmap() else { crate::panic::bug() };
+    let Some(slot) = fixmap() else { bug!() };
     let Ok(word) = slot.word(page, HypAttrs::normal(Perms::RW)) else {
-        crate::panic::bug()
+        bug!()
     };
     let (table, index) = slot.position();
     words::write(table, index, word);

@@ -11,6 +11,7 @@ use core::panic::PanicInfo;
 
 use pkvm_arch::switch::extable;
 use pkvm_arch::sysreg::{ELR_EL2, PAR_EL1, SPSR_EL2, read, read_el2, write_el2};
+use pkvm_core::stacktrace::{self, Stack};
 use pkvm_kernel::Vcpu;
 use pkvm_kernel::layout::*;
 
@@ -21,18 +22,16 @@ unsafe extern "C" {
     fn __hyp_do_panic(host_ctxt: *mut u8, spsr: u64, elr: u64, par: u64) -> !;
 }
 
-/// Reports a broken invariant of EL2 and never returns: EL1 prints "BUG" and the address, from which its symbols give
-/// file and line. The instruction raises an exception at EL2, whose vector calls [`hyp_panic`].
-#[inline(always)]
-pub fn bug() -> ! {
-    // SAFETY: the exception is taken to `hyp_panic`, which does not return. 0x800 is the kernel's BUG_BRK_IMM.
-    unsafe { core::arch::asm!("brk #0x800", options(noreturn, nostack)) }
-}
+/// Whether the places of the compiler's own panics are kept: in kernels that are configured to debug EL2.
+const KNOWS_PLACES: bool = CONFIG_NVHE_EL2_DEBUG != 0;
 
 #[panic_handler]
-fn panic(_info: &PanicInfo<'_>) -> ! {
-    // The message would cost 5 KiB of code and data; the address of the breakpoint leads to file and line.
-    bug()
+fn panic(info: &PanicInfo<'_>) -> ! {
+    // The message would cost 5 KiB of code and data; the place costs less, and says enough.
+    match info.location() {
+        Some(place) if KNOWS_PLACES => crate::bug::bug_at(place),
+        _ => bug!(),
+    }
 }
 
 fn frame_pointer() -> u64 {
@@ -42,29 +41,69 @@ fn frame_pointer() -> u64 {
     fp
 }
 
-/// Where EL1 starts to unwind EL2's stack, once it may read it.
-fn prepare_backtrace(fp: u64, pc: u64) {
-    if pkvm_arch::alt::has_cap::<{ CAP_KVM_PROTECTED_MODE as u16 }>() {
-        // The host's stage 2 keeps EL2's stack from EL1, and this configuration keeps stage 2 on.
-        return;
-    }
+/// Tells EL1 where EL2's stack is and where to start to unwind it. It can read the stack in non-protected mode.
+fn show_stack(fp: u64, pc: u64) {
     let info = statics::kvm_stacktrace_info.this_cpu();
     let store = |offset: u64, value: u64| {
         // SAFETY: the offsets are those of 64-bit members of the per-CPU structure that `info` points to.
         unsafe { info.add(offset as usize).cast::<u64>().write_volatile(value) };
     };
-    store(
-        STACKTRACE_INFO_STACK_BASE,
-        statics::init_params()
-            .stack_hyp_va()
-            .wrapping_sub(1 << NVHE_STACK_SHIFT),
-    );
-    store(
-        STACKTRACE_INFO_OVERFLOW_BASE,
-        statics::overflow_stack.this_cpu() as u64,
-    );
+    let [overflow, own] = stacks();
+    store(STACKTRACE_INFO_STACK_BASE, own.low);
+    store(STACKTRACE_INFO_OVERFLOW_BASE, overflow.low);
     store(STACKTRACE_INFO_FP, fp);
     store(STACKTRACE_INFO_PC, pc);
+}
+
+/// This CPU's stacks: where EL2 runs after an overflow, and where it runs else.
+fn stacks() -> [Stack; 2] {
+    let overflow = statics::overflow_stack.this_cpu() as u64;
+    let high = statics::init_params().stack_hyp_va();
+    [
+        Stack {
+            low: overflow,
+            high: overflow + OVERFLOW_STACK_SIZE,
+        },
+        Stack {
+            low: high.wrapping_sub(1 << NVHE_STACK_SHIFT),
+            high,
+        },
+    ]
+}
+
+/// Writes the return addresses on EL2's stack where EL1 reads them in protected mode, a zero behind them. Only
+/// with `CONFIG_PKVM_STACKTRACE`, which comes with a host that loses its stage 2 now.
+fn save_stack(fp: u64, pc: u64) {
+    const WORDS: usize = PKVM_STACKTRACE_SIZE as usize / 8;
+    let trace = statics::pkvm_stacktrace.this_cpu().cast::<u64>();
+    let mut used = 0;
+    let mut save = |pc: u64| {
+        // One word is left for the zero.
+        if used + 1 < WORDS {
+            // SAFETY: this CPU's copy of the array has `WORDS` words.
+            unsafe {
+                trace.add(used).write_volatile(pc);
+                trace.add(used + 1).write_volatile(0);
+            }
+            used += 1;
+        }
+    };
+    save(pc);
+    let read = |record: u64| {
+        let record = record as *const u64;
+        // SAFETY: the unwinder passes addresses of 16 bytes on one of the stacks, a multiple of 8.
+        unsafe { [record.read_volatile(), record.add(1).read_volatile()] }
+    };
+    stacktrace::unwind(fp, stacks(), read, save);
+}
+
+/// Leaves behind what EL1 needs to print a backtrace.
+fn prepare_backtrace(fp: u64, pc: u64) {
+    if !pkvm_arch::alt::has_cap::<{ CAP_KVM_PROTECTED_MODE as u16 }>() {
+        show_stack(fp, pc);
+    } else if PKVM_STACKTRACE_SIZE != 0 {
+        save_stack(fp, pc);
+    }
 }
 
 /// Where the vectors go for an exception that EL2 took from itself.

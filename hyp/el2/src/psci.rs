@@ -9,10 +9,11 @@
 use pkvm_arch::sysreg::{ELR_EL2, SCTLR_EL1, SPSR_EL2, write_el1, write_el2};
 use pkvm_arch::{barrier, cache, smccc};
 use pkvm_core::psci::{BootArgs, Config, Entry, Machine, V01Ids};
+use pkvm_core::trace::Reason;
 use pkvm_kernel::layout::*;
 use pkvm_types::{HypVa, Phys};
 
-use crate::{host, statics, words};
+use crate::{host, statics, trace, words};
 
 unsafe extern "C" {
     /// Firmware's way in after CPU_ON, with the MMU off.
@@ -118,7 +119,9 @@ impl Machine for Relay {
         // The slot of a CPU that starts is read with its MMU and caches on, so ordering is all it needs.
         barrier::dsb_ishst();
         let [function, arguments @ ..] = words;
+        trace::hyp_exit(Reason::Smc);
         let [x0, ..] = smccc::call(function, &arguments);
+        trace::hyp_enter(Reason::Smc);
         x0
     }
 }
@@ -131,11 +134,13 @@ fn enter_kernel((pc, r0): (u64, u64)) -> ! {
         // The assembler has opened the traps again, as for a CPU that boots.
         pkvm_arch::switch::set_host_traps();
     }
+    trace::hyp_enter(Reason::Psci);
     let context = statics::host_data().ctxt();
     context.set_reg(0, r0);
     write_el2::<ELR_EL2>(pc);
     write_el1::<SCTLR_EL1>(SCTLR_EL1_MMU_OFF);
     write_el2::<SPSR_EL2>(ENTRY_PSTATE);
+    trace::hyp_exit(Reason::Psci);
     host::enter(context)
 }
 

@@ -19,6 +19,7 @@ use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, VBAR_EL2, read, read_el
 use pkvm_core::guest_hvc::{self, Decision, ShareReply};
 use pkvm_core::idreg::{Feature, IdRegs};
 use pkvm_core::sysreg::{self, Trap};
+use pkvm_core::trace::Reason;
 use pkvm_core::traps::{hcr_for_host, mdcr_floor, run_hcr, run_mdcr};
 use pkvm_core::vm_table::VmKind;
 use pkvm_core::{hcall, mem};
@@ -30,8 +31,8 @@ use pkvm_types::{Error, Gfn, HypVa, Ipa, Result};
 use crate::guest_config::VmIds;
 use crate::hw::HW;
 use crate::lifecycle::with_guest;
-use crate::statics;
 use crate::vm::VcpuPtr;
+use crate::{statics, trace};
 
 unsafe extern "C" {
     static __kvm_hyp_host_vector: u8;
@@ -228,6 +229,12 @@ fn sync(vcpu: VcpuPtr) {
 struct Policy<'a>(Option<Exits<'a>>);
 
 impl GuestExits for Policy<'_> {
+    fn entering(&mut self) {
+        trace::hyp_exit(Reason::EretGuest);
+    }
+    fn left(&mut self) {
+        trace::hyp_enter(Reason::GuestExit);
+    }
     fn protected_hvc(&mut self, guest: &Guest) -> Resume {
         self.0
             .as_mut()

@@ -234,7 +234,10 @@ per_cpu! {
     /// Where EL1 starts to unwind after a panic of EL2.
     kvm_stacktrace_info: STACKTRACE_INFO_SIZE;
     /// Where EL2 runs after its stack overflowed.
-    overflow_stack: 4096;
+    overflow_stack: OVERFLOW_STACK_SIZE;
+    /// The return addresses that EL2 found on its stack when it panicked, for EL1 to print in protected mode. Of no
+    /// size where the kernel is built without.
+    pkvm_stacktrace: PKVM_STACKTRACE_SIZE;
 }
 
 /// This CPU's `struct kvm_host_data`.

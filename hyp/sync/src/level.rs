@@ -5,7 +5,8 @@
 //! Root -> VmTable | FfaBuffers | Trace -> HostMmu -> HypMmu | VmMmu -> Fixblock | Pool
 //! ```
 //!
-//! Every level may be skipped. Two levels in one column are never held together, nor is one level held twice.
+//! Every level may be skipped. Two levels in one column are never held together, nor is one level held twice. A
+//! [`Leaf`](crate::Leaf) comes after all of them.
 
 use core::marker::PhantomData;
 

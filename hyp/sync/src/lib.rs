@@ -13,5 +13,5 @@ mod once;
 pub use level::{
     Before, FfaBuffers, Fixblock, Held, HostMmu, HypMmu, Level, Pool, Root, Trace, VmMmu, VmTable,
 };
-pub use lock::{Guard, Lock};
+pub use lock::{Guard, Leaf, Lock};
 pub use once::Once;

@@ -7,7 +7,7 @@ use pkvm_types::{Error, HypVa, PAGE_SIZE, Pfn, PfnRange, Phys, Result};
 
 use super::ops::Words;
 use super::table::{Standing, Transition};
-use super::token::{HypPages, Pinned, Scrubbed};
+use super::token::{HypPages, Lent, Pinned, Scrubbed};
 use super::transfer::{LINEAR, Parts, check, prepare};
 use super::{Host, Hyp};
 use crate::machine::Machine;
@@ -82,6 +82,16 @@ pub fn hyp_donate_host<M: Machine>(
     }
 }
 
+/// Takes pages of the host's to read them. Errors as for [`host_donate_hyp`].
+pub fn host_lend_hyp<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, pages: PfnRange) -> Result<Lent> {
+    Ok(Lent::new(host_donate_hyp(m, host, hyp, pages)?.rest()))
+}
+
+/// Gives such pages back, as they are. [`Error::NoMemory`] where the host's tables are short; the pages stay EL2's then.
+pub fn hyp_return_lent<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, lent: Lent) -> Result<()> {
+    transfer(m, Transition::HypDonateHost, host, hyp, lent.range())
+}
+
 /// Pins pages that the host lends to EL2: none of them can be unshared, and EL2 has them mapped. All or none.
 ///
 /// [`Error::Perm`] or [`Error::Invalid`] where a page is not lent to EL2, [`Error::Busy`] where one is pinned as often as
@@ -152,6 +162,15 @@ pub fn pin_va<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, va: HypVa, len:
     let pages = PfnRange::checked(first, count)?;
     m.memory().check_limit(pages)?;
     pin(m, host, hyp, pages)
+}
+
+/// Pins a page that nothing else has pinned; errors as for [`pin`], and [`Error::Busy`] for a page that is pinned. So one
+/// page cannot serve two purposes, and a list that names a page twice is found out at the second.
+pub fn pin_alone<M: Machine>(m: &M, host: &mut Host, hyp: &mut Hyp, pfn: Pfn) -> Result<Pinned> {
+    if m.record(pfn).is_some_and(|record| record.refcount() != 0) {
+        return Err(Error::Busy);
+    }
+    pin(m, host, hyp, PfnRange::single(pfn))
 }
 
 /// Drops a pin. A page without pins is not mapped at EL2 any more, and no TLB holds it.

@@ -45,15 +45,16 @@ pub use guest::{
     host_unshare_guest, host_wrprotect_guest, in_poison_fault,
 };
 pub use host_hyp::{
-    HostList, MEMCACHE_LIMIT, borrow_page, host_donate_hyp, host_share_hyp, host_unshare_hyp,
-    hyp_donate_host, memcache_pop, pin, pin_va, refill_memcache, return_page, unpin,
+    HostList, MEMCACHE_LIMIT, borrow_page, host_donate_hyp, host_lend_hyp, host_share_hyp, host_unshare_hyp,
+    hyp_donate_host, hyp_return_lent, memcache_pop, pin, pin_alone, pin_va, refill_memcache, return_page,
+    unpin,
 };
 pub use map::{Access, Class, MAX_REGIONS, MemoryMap, Region, Span};
 pub use reclaim::{
     guest_pop_table, guest_teardown, host_force_reclaim_guest, host_reclaim_dying_guest,
     owner_of_faulting_page,
 };
-pub use token::{HypPages, Pinned, Scrubbed};
+pub use token::{HypPages, Lent, Pinned, Scrubbed};
 
 use ops::{HypOps, Stage2Ops, Words};
 use pkvm_pgtable::{HypS1, Stage2, Stage2Config};

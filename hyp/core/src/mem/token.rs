@@ -3,7 +3,7 @@
 //! hand of exactly one piece of code as one of these. Losing a token leaks the page to EL2, which is safe; there is no
 //! way to make one for a page that EL2 does not own.
 
-use pkvm_types::{Error, HypVa, Pfn, PfnRange, Result};
+use pkvm_types::{Error, HypVa, PTES_PER_TABLE, Pfn, PfnRange, Result};
 
 use super::table::Standing;
 use super::{Hyp, MemoryMap};
@@ -24,6 +24,14 @@ pub struct Scrubbed {
     pfn: Pfn,
 }
 
+/// Pages of the host's that are EL2's for a moment, so that EL2 can read them while nobody changes them. EL2 does not write
+/// to them: they go back with what the host left there.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "dropping the pages leaks them to EL2"]
+pub struct Lent {
+    range: PfnRange,
+}
+
 /// Pages that the host lends to EL2, pinned: mapped in the linear map, and not to be unshared until [`unpin`].
 ///
 /// [`unpin`]: super::unpin
@@ -35,6 +43,7 @@ pub struct Pinned {
 
 static_assertions::assert_not_impl_any!(HypPages: Clone, Copy);
 static_assertions::assert_not_impl_any!(Scrubbed: Clone, Copy);
+static_assertions::assert_not_impl_any!(Lent: Clone, Copy);
 static_assertions::assert_not_impl_any!(Pinned: Clone, Copy);
 
 impl HypPages {
@@ -108,6 +117,29 @@ impl Scrubbed {
     /// The page.
     pub const fn pfn(&self) -> Pfn {
         self.pfn
+    }
+}
+
+impl Lent {
+    /// For the transition that has just made EL2 the owner.
+    pub(super) const fn new(range: PfnRange) -> Self {
+        Self { range }
+    }
+
+    /// The pages.
+    pub const fn range(&self) -> PfnRange {
+        self.range
+    }
+
+    /// Word `index` of the pages, `None` past their end.
+    pub fn word<M: Machine>(&self, m: &M, index: u64) -> Option<u64> {
+        let page = index / PTES_PER_TABLE;
+        if page >= self.range.count() {
+            return None;
+        }
+        let pfn = self.range.start().checked_add(page)?;
+        let within = index % PTES_PER_TABLE;
+        Some(m.read_word(pfn.phys(), within as usize))
     }
 }
 
