@@ -11,12 +11,13 @@ use std::process::ExitCode;
 /// # Errors
 /// The mount that failed, if `/proc`, `/sys` or `/dev` is missing.
 pub fn mount_all() -> Result<(), String> {
-    const MOUNTS: [(&str, &str, bool); 5] = [
+    const MOUNTS: [(&str, &str, bool); 6] = [
         ("proc", "/proc", true),
         ("sysfs", "/sys", true),
         ("devtmpfs", "/dev", true),
         ("tmpfs", "/tmp", false),
         ("debugfs", "/sys/kernel/debug", false),
+        ("tracefs", "/sys/kernel/tracing", false),
     ];
     let mut result = Ok(());
     for (kind, at, needed) in MOUNTS {

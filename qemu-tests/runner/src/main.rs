@@ -143,6 +143,7 @@ fn choose(args: &Args) -> Result<Vec<Suite>, String> {
         .into_iter()
         .filter(|s| args.suites.is_empty() || args.suites.iter().any(|n| n == s.name))
         .filter(|s| args.full || !s.needs.full)
+        .filter(|s| !args.suites.is_empty() || !s.needs.diagnostics)
         .collect();
     if let Some(pattern) = &args.test {
         for suite in &mut chosen {
@@ -343,6 +344,11 @@ impl Session<'_> {
             self.judge_case(case, outcome.status == Status::Passed, &seen, &took, log, tally);
             return;
         }
+        let dies = |t: &&Test| t.name == outcome.name && !t.console.is_empty();
+        if outcome.status != Status::Skipped && self.suite.tests.iter().any(|t| dies(&t)) {
+            self.fail(&outcome.name, &took, "the machine lives on", log, tally);
+            return;
+        }
         match outcome.status {
             Status::Passed => {
                 tally.passed += 1;
@@ -414,7 +420,18 @@ impl Session<'_> {
                 continue;
             }
             let why = death.take().unwrap_or_else(|| "not run".to_owned());
-            if let Some(case) = judgements::find(self.suite.name, test.name) {
+            if !test.console.is_empty() {
+                match shows(log, test.console) {
+                    Ok(()) => {
+                        tally.passed += 1;
+                        self.print("ok", test.name, "", &why);
+                    }
+                    Err(missing) => {
+                        let why = format!("{why}; the console does not show \"{missing}\"");
+                        self.fail(test.name, "", &why, log, tally);
+                    }
+                }
+            } else if let Some(case) = judgements::find(self.suite.name, test.name) {
                 self.judge_case(case, false, &why, "", log, tally);
             } else {
                 let said = report
@@ -447,6 +464,18 @@ impl Session<'_> {
             format!("{}/{name}", self.suite.name)
         );
     }
+}
+
+/// Whether the console holds all of `wanted` in this order; if not, the first that is missing.
+fn shows(log: &Path, wanted: &[&'static str]) -> Result<(), &'static str> {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut rest: &str = &text;
+    for words in wanted {
+        let at = rest.find(words).ok_or(*words)?;
+        rest = &rest[at + words.len()..];
+    }
+    Ok(())
 }
 
 /// The files of a run that other parts name.

@@ -13,6 +13,8 @@ pub struct Test {
     /// The program in the initramfs and its arguments. `@MODE@` stands for the mode that the CPU model
     /// calls for, `@PROTECTED1@` for `--protected`, and `@PROTECTED0@` for nothing.
     pub argv: &'static [&'static str],
+    /// What the console must show, in this order, of a machine that the test ends. Empty where it must live.
+    pub console: &'static [&'static str],
 }
 
 /// How the machine of a suite differs from the usual.
@@ -30,6 +32,9 @@ pub struct Needs {
     pub odd_gicv: bool,
     /// At least this much memory, in MiB.
     pub mem: u32,
+    /// The kernel has the options of `kernel-glue/configs/diagnostics.config` and EL2's feature `provoke`, so that the suite runs
+    /// only where it is asked for by name.
+    pub diagnostics: bool,
     /// One CPU only: a second one would soon wait for the lock that a dying EL2 holds, perhaps with the console's in
     /// its hands, and the last words would be lost.
     pub one_cpu: bool,
@@ -92,7 +97,12 @@ pub struct Suite {
 }
 
 const fn test(name: &'static str, limit: u32, argv: &'static [&'static str]) -> Test {
-    Test { name, limit, argv }
+    Test {
+        name,
+        limit,
+        argv,
+        console: &[],
+    }
 }
 
 /// A test of the VMM's scenario program.
@@ -159,6 +169,7 @@ macro_rules! bad_input {
 }
 
 // After the macros, which it uses.
+mod diagnostics;
 mod features;
 
 /// All suites, in the order in which they run.
@@ -275,6 +286,7 @@ pub fn all() -> Vec<Suite> {
                     name: case.name,
                     limit: case.big.map_or(40, |(limit, _)| limit),
                     argv: case.argv,
+                    console: &[],
                 })
                 .collect(),
             needs: Needs {
@@ -285,6 +297,7 @@ pub fn all() -> Vec<Suite> {
         },
     ];
     all.extend(features::suites(vmm, hostile));
+    all.extend(diagnostics::suites(vmm, hostile));
     all
 }
 

@@ -2,6 +2,7 @@
 //! The host came up as it should.
 
 use super::{Fail, Outcome};
+use crate::hostile::Hostile;
 use crate::ktap::{Sub, note};
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -55,4 +56,14 @@ pub fn smp(_: &mut Sub, _: &[String]) -> Outcome {
         return Err(Fail::Because("some CPUs are off line".to_owned()));
     }
     Ok(())
+}
+
+/// Has EL2 panic in the way that the first word says: see `hyp/el2/src/provoke.rs`. It comes back only from an EL2 that
+/// cannot be provoked.
+pub fn panic(_: &mut Sub, words: &[String]) -> Outcome {
+    let way = words.first().and_then(|word| word.parse().ok());
+    let way: u64 = way.ok_or_else(|| "which panic?".to_owned())?;
+    let hostile = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
+    let reply = hostile.call("__tracing_write_event", &[way])?;
+    Err(Fail::Because(format!("EL2 went on: {reply}")))
 }

@@ -6,6 +6,7 @@ pub mod boot;
 mod guests;
 mod judgements;
 mod modes;
+mod trace;
 
 use crate::ktap::Sub;
 use crate::supervise::SKIP;
@@ -48,6 +49,8 @@ const TESTS: &[(&str, Test)] = &[
     ("replugged-cpu", modes::replugged_cpu),
     ("judgement", judgements::run),
     ("bad-input", badinput::run),
+    ("trace", trace::run),
+    ("panic", boot::panic),
 ];
 
 /// Keeps this thread on one CPU, for what EL2 remembers per CPU.

@@ -8,6 +8,7 @@
 mod calls;
 mod memory;
 mod smc;
+mod trace;
 mod vcpu;
 mod vm;
 
@@ -259,6 +260,8 @@ const PARTS: &[(&str, Part)] = &[
     ("teardown", vm::teardown),
     ("vcpu", vcpu::vcpu),
     ("smc", smc::smc),
+    ("trace-load", trace::load),
+    ("trace-many", trace::many),
 ];
 
 /// Runs the part that the first word names.
