@@ -129,6 +129,10 @@ mod mechanism {
             }
             Access::Word { offset, rt, write } => (offset, rt, write),
         };
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the offset is that of a 64-bit member of an aligned structure"
+        )]
         // SAFETY: the structure is read-only data of the kernel that EL1 maps at EL2 in this mode; it does not change
         // once KVM is initialised.
         let region = unsafe {
