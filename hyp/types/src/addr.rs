@@ -218,17 +218,15 @@ mod tests {
 
     #[test]
     fn a_frame_number_that_would_lose_bits_is_refused() {
-        assert_eq!(Pfn::checked(1 << 52), Err(Error::Invalid));
+        assert_eq!(Pfn::checked(1 << PFN_BITS), Err(Error::Invalid));
+        assert_eq!(Gfn::checked(1 << PFN_BITS), Err(Error::Range));
         assert_eq!(Gfn::checked(u64::MAX), Err(Error::Range));
-        assert_eq!(
-            Pfn::checked((1 << 52) - 1).unwrap().phys().raw(),
-            0xffff_ffff_ffff_f000
-        );
+        assert_eq!(Pfn::checked((1 << PFN_BITS) - 1).unwrap().phys().raw(), PAGE_MASK);
     }
 
     #[test]
     fn a_range_is_neither_empty_nor_wrapping() {
-        let last = Pfn::checked((1 << 52) - 1).unwrap();
+        let last = Pfn::checked((1 << PFN_BITS) - 1).unwrap();
         assert_eq!(PfnRange::checked(last, 0), Err(Error::Invalid));
         assert_eq!(PfnRange::checked(last, 2), Err(Error::Invalid));
         assert_eq!(PfnRange::checked(last, u64::MAX), Err(Error::Invalid));

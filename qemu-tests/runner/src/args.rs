@@ -12,6 +12,7 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
 
   --kernel IMAGE     the kernel to boot, arch/arm64/boot/Image of a build
   --kbuild DIR       that build's directory, for the test module (default: taken from IMAGE)
+  --guest IMAGE      the kernel of Linux guests (default: that of the host)
   --hyp c|rust       which EL2 the kernel holds: the C object's known deviations are not failures (default rust)
   --suite NAME       only this suite; may be given more than once
   --full             the slow suites and the further variations too
@@ -57,6 +58,8 @@ pub struct Args {
     pub kernel: Option<PathBuf>,
     /// `--kbuild`, or the build directory that holds the kernel image.
     pub kbuild: Option<PathBuf>,
+    /// `--guest`.
+    pub guest: Option<PathBuf>,
     /// `--hyp`.
     pub hyp: Hyp,
     /// `--full`.
@@ -102,6 +105,7 @@ impl Default for Args {
         Self {
             kernel: None,
             kbuild: None,
+            guest: None,
             hyp: Hyp::Rust,
             full: false,
             suites: Vec::new(),
@@ -134,6 +138,7 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
         match word.as_str() {
             "--kernel" => args.kernel = Some(value()?.into()),
             "--kbuild" => args.kbuild = Some(value()?.into()),
+            "--guest" => args.guest = Some(value()?.into()),
             "--hyp" => {
                 args.hyp = match value()?.as_str() {
                     "c" => Hyp::C,

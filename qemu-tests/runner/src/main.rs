@@ -302,7 +302,8 @@ impl Session<'_> {
                 );
             }
             archive.dir("/guest");
-            let image = std::fs::read(self.kernel).map_err(|e| format!("{}: {e}", self.kernel.display()))?;
+            let kernel = self.args.guest.as_deref().unwrap_or(self.kernel);
+            let image = std::fs::read(kernel).map_err(|e| format!("{}: {e}", kernel.display()))?;
             archive.file("/guest/Image", 0o644, &image);
             archive.file("/guest/initrd", 0o644, &Artifacts::guest_initramfs()?);
         }

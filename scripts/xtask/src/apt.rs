@@ -201,14 +201,31 @@ impl Apt {
     /// # Errors
     /// One line: not Debian, or no mirror.
     pub fn backports() -> Result<Self, String> {
+        Self::new("sources", "lists", None, &Self::backport_lines()?)
+    }
+
+    /// As [`Apt::backports`], for arm64: only to take files out of packages.
+    ///
+    /// # Errors
+    /// One line: not Debian, or no mirror.
+    pub fn arm64_backports() -> Result<Self, String> {
+        let sources = Self::backport_lines()?;
+        Self::new(
+            "arm64-backports",
+            "lists-arm64-backports",
+            Some("arm64"),
+            &sources,
+        )
+    }
+
+    fn backport_lines() -> Result<String, String> {
         let (mirror, codename) = Self::mirror()?;
         let suites: &[&str] = match codename.as_str() {
             "bookworm" => &["trixie-backports", "bookworm-backports"],
             "trixie" => &["trixie-backports"],
             _ => &[codename.as_str()],
         };
-        let sources: String = suites.iter().map(|suite| mirror.line(suite)).collect();
-        Self::new("sources", "lists", None, &sources)
+        Ok(suites.iter().map(|suite| mirror.line(suite)).collect())
     }
 
     /// The machine's own release and its backports, to install from.

@@ -22,6 +22,16 @@ pub struct Args {
     pub quick: bool,
     /// `--suite NAME`: only these of the QEMU tests.
     pub suites: Vec<String>,
+    /// `--full`: the slow tests too.
+    pub full: bool,
+    /// `--list`: say what there is.
+    pub list: bool,
+    /// `--object`: the EL2 object alone.
+    pub object: bool,
+    /// `--write`: write the results into the documentation.
+    pub write: bool,
+    /// Words that are no options, where the command takes such.
+    pub names: Vec<String>,
     /// `KDIR=DIR`, as a word or from the environment.
     pub kdir: Option<PathBuf>,
 }
@@ -40,6 +50,11 @@ impl Args {
             gdb: false,
             quick: false,
             suites: Vec::new(),
+            full: false,
+            list: false,
+            object: false,
+            write: false,
+            names: Vec::new(),
             kdir: std::env::var("KDIR")
                 .ok()
                 .filter(|v| !v.is_empty())
@@ -69,9 +84,16 @@ impl Args {
                 "--shell" => args.shell = true,
                 "--gdb" => args.gdb = true,
                 "--quick" => args.quick = true,
+                "--full" => args.full = true,
+                "--list" => args.list = true,
+                "--object" => args.object = true,
+                "--write" => args.write = true,
                 other => match other.strip_prefix("KDIR=") {
                     Some(dir) => args.kdir = Some(paths::from_user(dir)),
-                    None => return Err(format!("{other}: no such option (see --help)")),
+                    None if other.starts_with('-') => {
+                        return Err(format!("{other}: no such option (see --help)"));
+                    }
+                    None => args.names.push(word),
                 },
             }
         }

@@ -42,7 +42,8 @@ impl Hyp {
         }
     }
 
-    fn option(self) -> &'static str {
+    /// The option of the kernel's configuration that links it.
+    pub fn option(self) -> &'static str {
         match self {
             Self::C => "CONFIG_KVM_ARM_HYP_C=y\n",
             Self::Rust => "CONFIG_KVM_ARM_HYP_RUST=y\n",
@@ -70,23 +71,38 @@ impl Kernel {
     }
 }
 
+/// What tells the builds of a tree of the user's apart from those of the cached one, for which it is empty.
+pub fn tree_prefix(tree: &Path) -> String {
+    if tree.parent() == Some(&paths::cache()) {
+        return String::new();
+    }
+    let mut hash = DefaultHasher::new();
+    tree.hash(&mut hash);
+    format!("kdir-{:08x}-", hash.finish() >> 32)
+}
+
 /// Where the cached tree's builds are, or those of a tree of the user's.
 fn build_dir(tree: &Path, hyp: Hyp) -> PathBuf {
-    let name = if tree.parent() == Some(&paths::cache()) {
-        hyp.word().to_owned()
-    } else {
-        let mut hash = DefaultHasher::new();
-        tree.hash(&mut hash);
-        format!("kdir-{:08x}-{}", hash.finish() >> 32, hyp.word())
-    };
-    paths::cache().join("build").join(name)
+    paths::cache().join("build").join(tree_prefix(tree) + hyp.word())
 }
 
 fn make(tree: &Path, dir: &Path, words: &[&str]) -> Command {
+    kbuild(
+        tree,
+        Some(dir),
+        &["CROSS_COMPILE=aarch64-linux-gnu-".to_owned()],
+        words,
+    )
+}
+
+/// Kbuild in a tree, with its output beside the sources or in a directory of its own; `tools` are the variables that
+/// choose the compiler.
+pub fn kbuild(tree: &Path, out: Option<&Path>, tools: &[String], words: &[&str]) -> Command {
     let mut make = cmd("make", ["-C"]);
     make.arg(tree)
-        .arg(format!("O={}", dir.display()))
-        .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
+        .args(out.map(|dir| format!("O={}", dir.display())))
+        .arg("ARCH=arm64")
+        .args(tools)
         .args(words)
         // What cargo sets for the program that it runs must not reach the cargo below make.
         .env_remove("CARGO")
@@ -95,15 +111,24 @@ fn make(tree: &Path, dir: &Path, words: &[&str]) -> Command {
     make
 }
 
+/// Makes a tree offer the Rust EL2.
+///
+/// # Errors
+/// One line: it is not Linux 7.3, or not writable.
+pub fn attach(tree: &Path) -> Result<(), String> {
+    sh::output(cmd(
+        &paths::root().join("scripts/attach-kernel").to_string_lossy(),
+        [tree],
+    ))
+    .map(drop)
+}
+
 /// Attaches the tree and builds its Image with the given EL2 object.
 ///
 /// # Errors
 /// One line; the build's own are shown before.
 pub fn build(tree: &Path, version: &str, hyp: Hyp) -> Result<Kernel, String> {
-    sh::output(cmd(
-        &paths::root().join("scripts/attach-kernel").to_string_lossy(),
-        [tree],
-    ))?;
+    attach(tree)?;
     let dir = build_dir(tree, hyp);
     drop_foreign(&dir, tree);
     let other = build_dir(tree, hyp.other());

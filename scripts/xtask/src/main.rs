@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The work behind `scripts/run` and `scripts/test`.
+//! The work behind `scripts/run`, `scripts/test` and `scripts/configs`.
 #![forbid(unsafe_code)]
 
 mod apt;
 mod args;
 mod check;
+mod configs;
 mod kernel;
 mod paths;
 mod qemu;
@@ -23,12 +24,17 @@ usage: cargo xtask COMMAND [options]
   build           build the kernel
   run             scripts/run
   test            scripts/test
+  configs         scripts/configs
   check-object    check the EL2 object of a kernel build";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
-    let result = Args::parse(words).and_then(|args| match command.as_str() {
+    let parsed = Args::parse(words).and_then(|args| match args.names.first() {
+        Some(name) if command != "configs" => Err(format!("{name}: no such option (see --help)")),
+        _ => Ok(args),
+    });
+    let result = parsed.and_then(|args| match command.as_str() {
         "setup" => setup_all(&args).map(|_| true),
         "build" => setup_all(&args)
             .and_then(|(tree, version)| kernel::build(&tree, &version, args.hyp))
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
             }),
         "run" => run::run(&args),
         "test" => test::run(&args),
+        "configs" => configs::run(&args),
         "check-object" => check_object(&args),
         _ => Err(USAGE.to_owned()),
     });

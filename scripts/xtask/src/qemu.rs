@@ -48,8 +48,25 @@ pub fn suites(
     cpus: &[String],
     names: &[String],
 ) -> Result<(u32, u32), String> {
+    suites_with(kernel, busybox, None, cpus, names)
+}
+
+/// As [`suites`], with a kernel of their own for Linux guests.
+///
+/// # Errors
+/// One line: the runner did not run.
+pub fn suites_with(
+    kernel: &Kernel,
+    busybox: &Path,
+    guest: Option<&Path>,
+    cpus: &[String],
+    names: &[String],
+) -> Result<(u32, u32), String> {
     build_runner()?;
     let mut command = runner(kernel, busybox);
+    if let Some(guest) = guest {
+        command.arg("--guest").arg(guest);
+    }
     for cpu in cpus {
         command.args(["--cpu", cpu]);
     }

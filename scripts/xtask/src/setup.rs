@@ -215,6 +215,54 @@ fn fetch_linux(now: &Now) -> Result<PathBuf, String> {
     Ok(dir)
 }
 
+/// clang and LLVM's own binutils of one release.
+///
+/// # Errors
+/// One line.
+pub fn llvm(release: u32) -> Result<(), String> {
+    let packages = ["clang", "lld", "llvm"].map(|name| format!("{name}-{release}"));
+    let programs = ["clang", "ld.lld", "llvm-nm"].map(|name| format!("{name}-{release}"));
+    if programs.iter().all(|program| sh::has(program)) {
+        return Ok(());
+    }
+    ui::step(&format!("install {}", packages.join(" ")), |now| {
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        Apt::install_sources()?.0.install(&packages, None, now)
+    })
+}
+
+/// The configuration of Debian's arm64 kernel of the release that is built here, and what its build needs beside the
+/// usual: the kernel's keyring is made with OpenSSL.
+///
+/// # Errors
+/// One line.
+pub fn debian_config() -> Result<String, String> {
+    if !sh::has("openssl") || !Path::new("/usr/include/openssl/ssl.h").exists() {
+        ui::step("install openssl libssl-dev", |now| {
+            Apt::install_sources()?
+                .0
+                .install(&["openssl", "libssl-dev"], None, now)
+        })?;
+    }
+    let package = format!("linux-config-{LINUX}");
+    let dir = paths::cache().join(&package);
+    let file = dir.join(format!("usr/src/{package}/config.arm64_none_arm64.xz"));
+    if !file.is_file() {
+        ui::step(&format!("fetch Debian's {package} for arm64"), |now| {
+            let apt = Apt::arm64_backports()?;
+            let versions = apt.versions(&package, now)?;
+            let version = versions
+                .first()
+                .ok_or_else(|| format!("this machine's Debian mirror has no {package} for arm64"))?;
+            let deb = apt.download(&package, version, now)?;
+            apt::unpack(&deb, &dir, now)
+        })?;
+    }
+    let mut xz = cmd("xz", ["-dc"]);
+    xz.arg(&file);
+    Ok(sh::output(xz)? + "\n")
+}
+
 /// A static arm64 busybox: the shell in the machines that are booted.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 
 use crate::args::Args;
 use crate::check;
+use crate::configs;
 use crate::kernel::{self, Hyp};
 use crate::paths;
 use crate::qemu;
@@ -69,7 +70,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     clippy(&mut tally)?;
 
     ui::headline("unit tests on this machine");
-    unit_tests(&mut tally);
+    unit_tests(&mut tally, args);
 
     if args.quick {
         return Ok(close(tally, start));
@@ -90,6 +91,9 @@ pub fn run(args: &Args) -> Result<bool, String> {
     if args.hyp == Hyp::Rust {
         ui::headline("the EL2 object");
         tally.add(check::report(&check::run(&kernel)?));
+        if args.suites.is_empty() {
+            tally.add(configs::quick(&tree, &version)?);
+        }
     }
 
     ui::headline(&format!("QEMU, Linux {version} with the {} EL2", args.hyp.name()));
@@ -99,6 +103,9 @@ pub fn run(args: &Args) -> Result<bool, String> {
         args.cpus.clone()
     };
     tally.add(qemu::suites(&kernel, &busybox, &cpus, &args.suites)?);
+    if args.full && args.hyp == Hyp::Rust {
+        tally.add(configs::full(args, &tree, &version, &busybox)?);
+    }
     Ok(close(tally, start))
 }
 
@@ -201,13 +208,39 @@ fn target_of(dir: &Path) -> &'static str {
     }
 }
 
-fn unit_tests(tally: &mut Tally) {
-    let start = Instant::now();
-    let mut counts = (0, 0);
+/// Crates with tests to which it matters how large a page is: that of the kernel is a constant of theirs.
+const PAGED: [&str; 4] = ["pkvm-types", "pkvm-pool", "pkvm-core", "pkvm-arch"];
+
+fn unit_tests(tally: &mut Tally, args: &Args) {
     let mut command = cargo(&paths::root(), &["test", "--no-fail-fast"]);
     command.env_remove("RUSTC_BOOTSTRAP");
+    run_unit_tests(tally, command, "unit");
+    if !args.suites.is_empty() {
+        // Who asks for a suite wants that, and soon.
+        return;
+    }
+    for (name, shift) in [("16k", "14"), ("64k", "16")] {
+        let mut command = cargo(&paths::root(), &["test", "--no-fail-fast"]);
+        if !args.full {
+            command.arg("--lib");
+        }
+        for krate in PAGED {
+            command.args(["-p", krate]);
+        }
+        // Beside the usual build, which would otherwise be made anew after each of these.
+        command
+            .env_remove("RUSTC_BOOTSTRAP")
+            .env("PKVM_PAGE_SHIFT", shift)
+            .env("CARGO_TARGET_DIR", paths::root().join("target/pages"));
+        run_unit_tests(tally, command, &format!("unit-{name}"));
+    }
+}
+
+fn run_unit_tests(tally: &mut Tally, command: Command, group: &str) {
+    let start = Instant::now();
+    let mut counts = (0, 0);
     let mut suite = String::new();
-    let ended = sh::logged_with("unit-tests", command, |line| {
+    let ended = sh::logged_with(&format!("{group}-tests"), command, |line| {
         let text = line.trim();
         if let Some(name) = text
             .strip_prefix("Running ")
@@ -225,7 +258,9 @@ fn unit_tests(tally: &mut Tally) {
                     .map_or(name.into(), |n| n.to_string_lossy());
                 // The part after the dash is a hash.
                 let name = name.rsplit_once('-').map_or(&*name, |(stem, _)| stem);
-                ui::say(&format!("{word} unit/{name} - {passed} passed, {failed} failed"));
+                ui::say(&format!(
+                    "{word} {group}/{name} - {passed} passed, {failed} failed"
+                ));
             }
         } else if text.ends_with("... FAILED") {
             ui::say(&format!("FAIL  {text}"));
@@ -233,7 +268,7 @@ fn unit_tests(tally: &mut Tally) {
     });
     tally.add(counts);
     if ended.is_err() && counts.1 == 0 {
-        tally.one("unit/build", start, &ended);
+        tally.one(&format!("{group}/build"), start, &ended);
     }
 }
 

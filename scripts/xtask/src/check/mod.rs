@@ -4,6 +4,7 @@
 //! `el2.nvhe.o` is what cargo gave, `kvm_nvhe.tmp.o` is that with the kernel's assembler after `ld -r -T hyp.lds`.
 
 mod a64;
+mod flow;
 mod object;
 mod stack;
 
@@ -84,7 +85,8 @@ pub fn run(kernel: &Kernel) -> Result<Vec<Outcome>, String> {
     let relocations = sh::read(&lists.join("allowed-relocations.txt"))?;
     let fp = words(&sh::read(&lists.join("allowed-fp.txt"))?);
     let indirect = indirect_calls(&sh::read(&lists.join("indirect-calls.txt"))?);
-    Ok(vec![
+    let entered = words(&sh::read(&lists.join("no-landing-pad.txt"))?);
+    let mut outcomes = vec![
         Outcome {
             name: "no-c-object",
             result: no_c(kernel, &inputs, &linked)?,
@@ -117,7 +119,41 @@ pub fn run(kernel: &Kernel) -> Result<Vec<Outcome>, String> {
             name: "stack-depth",
             result: stack_depth(&linked, &indirect)?,
         },
-    ])
+    ];
+    let entered: Vec<String> = entered.into_iter().collect();
+    outcomes.extend(flow::run(kernel, &el2, &linked, &entered)?);
+    Ok(outcomes)
+}
+
+/// How large an EL2 object is.
+pub struct Sizes {
+    /// Bytes of instructions.
+    pub text: u64,
+    /// Bytes of constants.
+    pub rodata: u64,
+    /// Pointers that EL1 turns into EL2's at boot.
+    pub pointers: u64,
+}
+
+/// Measures the EL2 object of a kernel build, of either kind.
+///
+/// # Errors
+/// One line: it is not there.
+pub fn sizes(kernel: &Kernel) -> Result<Sizes, String> {
+    const R_AARCH64_ABS64: u32 = 257;
+    let linked = Elf::read(&kernel.nvhe().join("kvm_nvhe.tmp.o"))?;
+    let size = |name: &str| linked.section(name).map_or(0, |s| s.size);
+    Ok(Sizes {
+        text: size(".hyp.text") + size(".hyp.idmap.text"),
+        rodata: size(".hyp.rodata"),
+        pointers: linked
+            .sections
+            .values()
+            .filter(|s| s.name.starts_with(".hyp"))
+            .flat_map(|s| &s.relocs)
+            .filter(|r| r.kind == R_AARCH64_ABS64)
+            .count() as u64,
+    })
 }
 
 /// Prints a line per check, and says how many passed and failed.

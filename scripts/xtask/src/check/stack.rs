@@ -141,7 +141,8 @@ fn is_vectors(name: &str) -> bool {
     name.ends_with("_vector") || name.ends_with("_vecs")
 }
 
-fn address_taken(elf: &Elf) -> BTreeSet<usize> {
+/// Functions whose address is in a pointer, or made in a register.
+pub fn address_taken(elf: &Elf) -> BTreeSet<usize> {
     let mut taken = BTreeSet::new();
     for section in elf.sections.values().filter(|s| s.alloc) {
         for reloc in &section.relocs {

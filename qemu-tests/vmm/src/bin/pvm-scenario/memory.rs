@@ -12,9 +12,9 @@ use pkvm_vmm::touch::{self, SEGV_ACCERR};
 use pkvm_vmm::vm::Kind;
 use pkvm_vmm::{Error, Result};
 
-/// Memory of the VMs here.
+/// Memory of the VMs here: enough for all that the tests touch with pages of 64 KiB.
 pub const RAM: RamConfig = RamConfig {
-    size: 16 << 20,
+    size: 64 << 20,
     pool: 0,
     inherit: false,
 };

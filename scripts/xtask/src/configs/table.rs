@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The configurations.
+
+/// The compiler and its tools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tools {
+    /// The cross gcc with GNU binutils.
+    Gcc,
+    /// clang with LLVM's own tools (`LLVM=-N`), of one release.
+    Llvm(u32),
+}
+
+/// What a configuration starts from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Base {
+    /// `allnoconfig` and kernel-glue/qemu.config.
+    Small,
+    /// That of Debian's arm64 kernels, for the same release of Linux.
+    Debian,
+}
+
+/// A configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Its name on the command line and in directory names.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// What it starts from.
+    pub base: Base,
+    /// Files below kernel-glue/ with the options that make it, in order.
+    pub fragments: &'static [&'static str],
+    /// The compiler.
+    pub tools: Tools,
+    /// The build is inside a copy of the source tree, without `O=`.
+    pub in_tree: bool,
+    /// The CPU models that can run it.
+    pub cpus: &'static [&'static str],
+}
+
+const USUAL: Config = Config {
+    name: "",
+    about: "",
+    base: Base::Small,
+    fragments: &[],
+    tools: Tools::Gcc,
+    in_tree: false,
+    cpus: &["max", "neoverse-n2", "cortex-a57"],
+};
+
+/// All of them but the usual one, which `scripts/test` builds and boots; the dearest last.
+pub const CONFIGS: &[Config] = &[
+    Config {
+        name: "16k",
+        about: "16 KiB pages, with LPA2 where the CPU has it",
+        fragments: &["configs/lean.config", "configs/16k.config"],
+        // Of the three, Cortex-A57 has no 16 KiB granule.
+        cpus: &["max", "neoverse-n2"],
+        ..USUAL
+    },
+    Config {
+        name: "64k",
+        about: "64 KiB pages, with LPA where the CPU has it",
+        fragments: &["configs/lean.config", "configs/64k.config"],
+        ..USUAL
+    },
+    Config {
+        name: "llvm",
+        about: "clang and lld: kCFI, pointer authentication, BTI and shadow call stacks in the kernel",
+        fragments: &["configs/lean.config", "configs/llvm.config"],
+        // The newest release with which the kernel allows BTI for itself and that Debian has.
+        tools: Tools::Llvm(19),
+        ..USUAL
+    },
+    Config {
+        name: "hardened",
+        about: "gcc: KASLR, pointer authentication, shadow call stacks, stack protector; memory tagging",
+        fragments: &["configs/lean.config", "configs/hardened.config"],
+        ..USUAL
+    },
+    Config {
+        name: "plain",
+        about: "no debug mode of EL2, no modules, 48-bit addresses; built inside the source tree",
+        fragments: &["configs/lean.config", "configs/plain.config"],
+        in_tree: true,
+        ..USUAL
+    },
+    Config {
+        name: "cfi",
+        about: "the newest clang and lld: kCFI and shadow call stacks in the kernel",
+        fragments: &["configs/lean.config", "configs/cfi.config"],
+        tools: Tools::Llvm(22),
+        ..USUAL
+    },
+    Config {
+        name: "debian",
+        about: "Debian's arm64 kernel, without its modules and debug information",
+        base: Base::Debian,
+        fragments: &["configs/debian.config"],
+        ..USUAL
+    },
+];
+
+/// The configuration of a name.
+pub fn find(name: &str) -> Option<&'static Config> {
+    CONFIGS.iter().find(|c| c.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fragment_is_there() {
+        for config in CONFIGS {
+            assert!(!config.name.contains(char::is_whitespace));
+            assert!(!config.cpus.is_empty());
+            for fragment in config.fragments {
+                let path = crate::paths::root().join("kernel-glue").join(fragment);
+                assert!(path.is_file(), "{}", path.display());
+            }
+        }
+    }
+}
