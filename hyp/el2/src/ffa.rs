@@ -139,17 +139,17 @@ impl ffa::Machine for Spm<'_> {
     }
     fn copy_from_host(&mut self, tx: &Pinned, bytes: u32) {
         let [own, _] = *MAILBOXES.get();
-        words::copy(tx.range().start().phys(), own, u64::from(bytes));
+        words::copy_shared(tx.range().start().phys(), own, u64::from(bytes));
     }
     fn copy_to_host(&mut self, rx: &Pinned, bytes: u32) {
         let [_, own] = *MAILBOXES.get();
-        words::copy(own, rx.range().start().phys(), u64::from(bytes));
+        words::copy_shared(own, rx.range().start().phys(), u64::from(bytes));
     }
     fn tx_word(&self, offset: u32) -> u64 {
-        words::read(MAILBOXES.get()[0], offset as usize / 8)
+        words::read_shared(MAILBOXES.get()[0], offset as usize / 8)
     }
     fn set_tx_word(&mut self, offset: u32, word: u64) {
-        words::write(MAILBOXES.get()[0], offset as usize / 8, word);
+        words::write_shared(MAILBOXES.get()[0], offset as usize / 8, word);
     }
     fn lend(&mut self, loan: &mut FfaLoan, pages: PfnRange) -> Result<()> {
         with_host(self.0, |host, _| loan.lend(&HW, host, pages))

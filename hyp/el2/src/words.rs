@@ -26,8 +26,8 @@ pub fn linear_phys(va: HypVa) -> Phys {
 fn slot(table: Phys, index: usize) -> &'static AtomicU64 {
     debug_assert!(table.is_page_aligned() && (index as u64) < PTES_PER_TABLE);
     let va = linear_va(table).raw() + 8 * (index as u64 & (PTES_PER_TABLE - 1));
-    // SAFETY: the callers below are reached only with tables, list pages and mailboxes that EL2 owns, or with pages that
-    // EL2 has pinned; such a page stays mapped in the linear map while it is owned or pinned. The mask keeps the word within the page, and it is aligned.
+    // SAFETY: the callers below are reached only with tables and list pages that EL2 owns; such a page stays mapped in
+    // the linear map while it is owned. The mask keeps the word within the page, and it is aligned.
     unsafe { &*(va as *const AtomicU64) }
 }
 
@@ -61,11 +61,29 @@ pub fn store(va: HypVa, value: u64) {
     unsafe { (va.raw() as *mut u64).write_volatile(value) };
 }
 
-/// Copies the first `bytes` of the page at `from` to the page at `to`, rounded up to whole words and at most a page. Both
-/// pages are mapped in the linear map: EL2's own, or lent to EL2 and pinned. Who else can write to them may do so
-/// meanwhile; each word is read once.
-pub fn copy(from: Phys, to: Phys, bytes: u64) {
+/// Where word `index` is of a page that somebody else may write to meanwhile, so that there must be no reference to it.
+fn shared_slot(page: Phys, index: usize) -> *mut u64 {
+    debug_assert!(page.is_page_aligned() && (index as u64) < PTES_PER_TABLE);
+    (linear_va(page).raw() + 8 * (index as u64 & (PTES_PER_TABLE - 1))) as *mut u64
+}
+
+/// Reads word `index` of a page that is mapped in the linear map, EL2's own or lent to EL2 and pinned, and that somebody
+/// else may write to meanwhile.
+pub fn read_shared(page: Phys, index: usize) -> u64 {
+    // SAFETY: by the caller's choice of page the word is mapped, and aligned.
+    unsafe { shared_slot(page, index).read_volatile() }
+}
+
+/// Writes it.
+pub fn write_shared(page: Phys, index: usize, value: u64) {
+    // SAFETY: as above; no Rust object is there.
+    unsafe { shared_slot(page, index).write_volatile(value) };
+}
+
+/// Copies the first `bytes` of one such page to another, rounded up to whole words and at most a page. Each word is read
+/// once.
+pub fn copy_shared(from: Phys, to: Phys, bytes: u64) {
     for index in 0..bytes.div_ceil(8).min(PTES_PER_TABLE) as usize {
-        slot(to, index).store(slot(from, index).load(Ordering::Relaxed), Ordering::Relaxed);
+        write_shared(to, index, read_shared(from, index));
     }
 }
