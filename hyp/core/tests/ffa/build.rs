@@ -12,6 +12,8 @@ pub struct Build {
     pub endpoint_size: Option<u32>,
     pub endpoints: u32,
     pub endpoint_at: Option<u32>,
+    /// Bytes between the header and the endpoint's part, since 1.1.
+    pub gap: u32,
     pub receiver: u16,
     pub composite_at: Option<u32>,
     pub total: Option<u32>,
@@ -31,6 +33,7 @@ impl Build {
             endpoint_size: None,
             endpoints: 1,
             endpoint_at: None,
+            gap: 0,
             receiver: 0x8001,
             composite_at: None,
             total: None,
@@ -54,7 +57,8 @@ impl Build {
 
     pub fn bytes(&self, version: u32) -> Vec<u8> {
         let later = version >= 0x1_0001;
-        let (size, header) = (Self::endpoint_size(version), Self::header(version));
+        let size = Self::endpoint_size(version);
+        let header = Self::header(version) + self.gap;
         let mut bytes = Vec::new();
         bytes.extend(self.sender.to_le_bytes());
         bytes.extend(self.attributes.to_le_bytes());
@@ -71,6 +75,7 @@ impl Build {
             bytes.extend(self.endpoint_at.unwrap_or(header).to_le_bytes());
             bytes.extend([0; 12]);
         }
+        bytes.resize(header as usize, 0);
         // The endpoint's part.
         bytes.extend(self.receiver.to_le_bytes());
         bytes.extend([2, 0]);

@@ -209,6 +209,29 @@ fn a_fragment_with_a_senseless_answer_ends_the_transaction() {
 }
 
 #[test]
+fn a_fragment_in_the_middle_has_one_right_answer() {
+    let answers: [fn(&Regs) -> Regs; 4] = [
+        // The whole, another transaction, more than was sent, less.
+        |more| regs(&[spm::OK, 0, more[1], more[2]]),
+        |more| regs(&[spm::FRAG_RX, more[1] ^ 1, more[2], more[3]]),
+        |more| regs(&[spm::FRAG_RX, more[1], more[2], more[3] + 16]),
+        |more| regs(&[spm::FRAG_RX, more[1], more[2], more[3] - 16]),
+    ];
+    for answer in answers {
+        let mut bench = Bench::ready(0x1_0001);
+        let (handle, rest) = started(&mut bench);
+        lie(&mut bench, id::MEM_FRAG_TX, answer);
+        assert!(refused(&finish(&mut bench, handle, &rest[..16]), spm::ABORTED));
+        // Firmware keeps what is not whole, and has not said that it gave it back.
+        assert_eq!(bench.lent_pages().len(), 3);
+        bench.w.tamper = None;
+        let asked = bench.w.spm.count(id::MEM_FRAG_TX);
+        assert!(refused(&finish(&mut bench, handle, &rest[16..]), spm::INVALID));
+        assert_eq!(bench.w.spm.count(id::MEM_FRAG_TX), asked);
+    }
+}
+
+#[test]
 fn a_fragment_that_firmware_refuses_takes_those_before_it_along() {
     for (code, objects) in [(spm::NO_MEMORY, false), (spm::BUSY, false), (spm::ABORTED, true)] {
         let mut bench = Bench::ready(0x1_0001);

@@ -74,5 +74,37 @@ pub fn smc(b: &mut Bench) -> Result<(), String> {
         let x0 = i64::from(reply.regs[0] as u32 as i32);
         b.expect(&format!("{what}: {:#x}, not {want}", reply.regs[0]), x0 == want);
     }
+    without_ffa(b)
+}
+
+/// FF-A where the firmware has none: no version, and everything else as if none were agreed upon yet.
+fn without_ffa(b: &mut Bench) -> Result<(), String> {
+    const VERSION: u64 = 0x8400_0063;
+    let mut wanted = regs(VERSION);
+    wanted[1] = 0x1_0002;
+    let version = b.h.smc(0, wanted).map_err(|e| e.to_string())?;
+    if version.regs[0] as u32 != u32::MAX {
+        println!("# the firmware has FF-A: not tested without");
+        return Ok(());
+    }
+    // ERROR, FEATURES, RXTX_MAP in both widths, ID_GET, MEM_SHARE, MEM_RECLAIM, MEM_FRAG_TX, NOTIFICATION_INFO_GET, and a number
+    // without a meaning.
+    for id in [
+        0x8400_0060,
+        0x8400_0064,
+        0x8400_0066,
+        0xc400_0066,
+        0x8400_0069,
+        0xc400_0073,
+        0x8400_0077,
+        0x8400_007b,
+        0xc400_0083,
+        0xc400_00ff,
+    ] {
+        let reply = b.h.smc(0, regs(id)).map_err(|e| e.to_string())?;
+        let mut error = [0; 18];
+        (error[0], error[2]) = (0x8400_0060, (-2_i64).cast_unsigned());
+        b.expect(&format!("FF-A {id:#x}: {reply}"), reply.regs == error);
+    }
     Ok(())
 }
