@@ -79,7 +79,9 @@ pub fn vcpu_run(held: &mut Held<Root>, loaded: Option<VcpuPtr>, addr: u64) -> Re
         .filter(|vcpu| vcpu.get().host.addr() == kern_hyp_va(addr).raw())
         .ok_or(Error::Invalid)?;
     if vcpu.get().dead.get() {
-        return Err(Error::Invalid);
+        // Not an error: EL1 takes what comes back for an exit code, and a negative number's bit 31 for an SError, of
+        // which it dies.
+        return Ok(hcall::ExitCode(ExitCode::ILLEGAL.0 as u32));
     }
     if CONFIG_SME != 0 && has_cap::<{ CAP_SME as u16 }>() && read::<SVCR>() != 0 {
         // No guest has SME, so the kernel never runs one with streaming state live.
