@@ -13,6 +13,24 @@ unsafe extern "C" {
     fn pvm_fpregs_sve(pattern: u64, rounds: u64) -> u64;
 }
 
+/// CNTVCT_EL0 of this process.
+pub fn ticks() -> u64 {
+    let ticks;
+    // SAFETY: reads a counter, in order with what comes before.
+    unsafe { std::arch::asm!("isb", "mrs {}, cntvct_el0", out(reg) ticks, options(nostack)) };
+    ticks
+}
+
+/// `pointer` signed with this process's instruction key A; unchanged where the machine has no such keys.
+pub fn sign(pointer: u64) -> u64 {
+    let mut signed = pointer;
+    // SAFETY: PACIA1716, a hint that changes x17 alone.
+    unsafe {
+        std::arch::asm!("hint #8", inout("x17") signed, in("x16") 0x1234_u64, options(nomem, nostack));
+    }
+    signed
+}
+
 /// Which registers are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registers {

@@ -8,6 +8,8 @@
 //! memory but a pool that the guest shares (`memory::GuestRam::device_view`).
 
 pub mod args;
+#[cfg(target_arch = "aarch64")]
+pub mod bench;
 pub mod block;
 pub mod bus;
 pub mod error;
@@ -18,10 +20,13 @@ pub mod layout;
 pub mod limits;
 #[cfg(target_arch = "aarch64")]
 pub mod linux;
+pub mod mapping;
 pub mod memory;
 #[cfg(target_arch = "aarch64")]
 pub mod monitor;
+pub mod report;
 pub mod serial;
+pub mod system;
 pub mod testdev;
 pub mod touch;
 pub mod virtio;

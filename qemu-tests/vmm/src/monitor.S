@@ -45,6 +45,8 @@ pvm_monitor_start:
 	b.eq	80f
 	cmp	x9, #8
 	b.eq	90f
+	cmp	x9, #9
+	b.eq	95f
 	str	xzr, [x19, #0x008]		// EXIT
 	b	.
 
@@ -168,6 +170,17 @@ pvm_monitor_start:
 	blr	x5
 	b	8f
 91:	ret
+
+	// call: a routine at x0 with arguments x1 to x3 as its x0 to x2; its results are x0 to x3. It keeps x19.
+95:	mov	x9, x0
+	mov	x0, x1
+	mov	x1, x2
+	mov	x2, x3
+	blr	x9
+	str	x1, [x19, #0x388]
+	str	x2, [x19, #0x390]
+	str	x3, [x19, #0x398]
+	b	8f
 
 8:	str	x0, [x19, #0x380]		// RESULT 0
 	str	xzr, [x19, #0x020]		// DONE

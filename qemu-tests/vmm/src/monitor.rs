@@ -57,15 +57,19 @@ pub const OP_FP: u64 = 7;
 /// Execute the instruction in argument 0 with argument 1 in x0; the result is x0.
 pub const OP_EXECUTE: u64 = 8;
 
+/// Call the routine at argument 0 with arguments 1 to 3 as its x0 to x2; the results are its x0 to x3.
+pub const OP_CALL: u64 = 9;
+
 /// `DONE`'s value after an exception.
-const STATUS_EXCEPTION: u64 = 1;
+pub(crate) const STATUS_EXCEPTION: u64 = 1;
 
 /// How long a command may take; emulation on a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 std::arch::global_asm!(include_str!("monitor.S"));
 
-fn code() -> &'static [u8] {
+/// The monitor's code.
+pub(crate) fn code() -> &'static [u8] {
     unsafe extern "C" {
         static pvm_monitor_start: [u8; 0];
         static pvm_monitor_end: [u8; 0];

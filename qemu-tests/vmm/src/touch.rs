@@ -9,6 +9,7 @@
     reason = "a signal handler that resumes after a known instruction, and loads of raw addresses"
 )]
 
+use crate::mapping::Mapping;
 use crate::memory::GuestRam;
 use crate::{Error, Result};
 use std::cell::Cell;
@@ -57,6 +58,18 @@ pub fn load(ram: &GuestRam, ipa: u64) -> std::result::Result<u64, Segv> {
 /// Stores `value` in the 64-bit word that the guest has at `ipa`.
 pub fn store(ram: &GuestRam, ipa: u64, value: u64) -> std::result::Result<(), Segv> {
     let address = host(ram, ipa)?;
+    access(|| raw::store(address, value))
+}
+
+/// Loads the 64-bit word at `offset` of a mapping, which may have changed or gone meanwhile.
+pub fn load_at(mapping: &Mapping, offset: usize) -> std::result::Result<u64, Segv> {
+    let address = mapping.address(offset).cast();
+    access(|| raw::load(address))
+}
+
+/// Stores `value` at `offset` of a mapping, which may have changed or gone meanwhile.
+pub fn store_at(mapping: &Mapping, offset: usize, value: u64) -> std::result::Result<(), Segv> {
+    let address = mapping.address(offset).cast();
     access(|| raw::store(address, value))
 }
 

@@ -26,10 +26,10 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 pub const VM_TYPE_PROTECTED: u64 = 1 << 31;
 
 /// The IPA bits asked for where the host does not decide them itself, as pKVM does.
-const IPA_BITS: u64 = 40;
+pub(crate) const IPA_BITS: u64 = 40;
 
 /// Processor state at entry: EL1h with debug, SError, IRQ and FIQ masked (Linux boot protocol).
-const PSTATE_AT_ENTRY: u64 = 0x3c5;
+pub(crate) const PSTATE_AT_ENTRY: u64 = 0x3c5;
 
 /// The kinds of VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,13 +119,7 @@ impl Vm {
         let vcpus = (0..config.cpus)
             .map(|index| create_vcpu(&fd, index))
             .collect::<Result<Vec<_>>>()?;
-        set_attr(
-            &gic,
-            kb::KVM_DEV_ARM_VGIC_GRP_CTRL,
-            u64::from(kb::KVM_DEV_ARM_VGIC_CTRL_INIT),
-            None,
-            "init the vGIC",
-        )?;
+        init_gic(&gic)?;
         Ok(Self {
             fd: Arc::new(fd),
             gic,
@@ -338,7 +332,7 @@ impl Shared {
     }
 }
 
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+pub(crate) extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Runs one vCPU until the VM ends. None: another vCPU ended it.
 fn run_vcpu(cpu: u32, vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Option<Result<Outcome>> {
@@ -400,7 +394,8 @@ fn create_vcpu(vm: &VmFd, index: u32) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
-fn create_gic(vm: &VmFd, cpus: u32) -> Result<DeviceFd> {
+/// Makes a GICv3 for `cpus` vCPUs, which may be created later; it is still to be initialised ([`init_gic`]).
+pub(crate) fn create_gic(vm: &VmFd, cpus: u32) -> Result<DeviceFd> {
     let mut request = kb::kvm_create_device {
         type_: kb::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
         fd: 0,
@@ -436,6 +431,17 @@ fn create_gic(vm: &VmFd, cpus: u32) -> Result<DeviceFd> {
     Ok(gic)
 }
 
+/// Initialises a GICv3 once the VM has all its vCPUs.
+pub(crate) fn init_gic(gic: &DeviceFd) -> Result<()> {
+    set_attr(
+        gic,
+        kb::KVM_DEV_ARM_VGIC_GRP_CTRL,
+        u64::from(kb::KVM_DEV_ARM_VGIC_CTRL_INIT),
+        None,
+        "init the vGIC",
+    )
+}
+
 fn set_attr(device: &DeviceFd, group: u32, attr: u64, value: Option<&u64>, what: &str) -> Result<()> {
     let addr = value.map_or(0, |v| std::ptr::from_ref(v) as u64);
     let attr = kb::kvm_device_attr {
@@ -448,12 +454,12 @@ fn set_attr(device: &DeviceFd, group: u32, attr: u64, value: Option<&u64>, what:
 }
 
 /// The id of the core register at `offset` in `struct kvm_regs` (64-bit registers only).
-fn core_reg_id(offset: u64) -> u64 {
+pub fn core_reg_id(offset: u64) -> u64 {
     kb::KVM_REG_ARM64 | kb::KVM_REG_SIZE_U64 | u64::from(kb::KVM_REG_ARM_CORE) | (offset / 4)
 }
 
 /// The id of a system register by its encoding.
-fn sysreg_id(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+pub fn sysreg_id(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     kb::KVM_REG_ARM64
         | kb::KVM_REG_SIZE_U64
         | u64::from(kb::KVM_REG_ARM64_SYSREG)

@@ -7,14 +7,12 @@ mod guest;
 mod linux;
 mod memory;
 mod races;
-mod report;
 mod stress;
-mod system;
 mod traps;
 
 use pkvm_vmm::args::Args;
-use pkvm_vmm::{Error, Result};
-use report::Report;
+use pkvm_vmm::report::Report;
+use pkvm_vmm::{Error, Result, report, system};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

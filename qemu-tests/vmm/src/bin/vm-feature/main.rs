@@ -9,13 +9,11 @@ mod events;
 mod gicv2;
 mod machine;
 mod pmu;
-#[path = "../pvm-scenario/report.rs"]
-mod report;
 mod state;
 mod sve;
 mod time;
 
-use report::Report;
+use pkvm_vmm::report::{self, Report};
 use std::process::ExitCode;
 
 /// Why a test did not run.

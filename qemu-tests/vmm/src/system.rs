@@ -87,6 +87,12 @@ pub struct Hurry(Option<String>);
 
 const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
 
+impl Default for Hurry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Hurry {
     /// Starts to hurry, where the kernel lets one.
     pub fn new() -> Self {
