@@ -9,6 +9,7 @@ pub const USAGE: &str = "\
 usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one result line per test
        pkvm-runner --list                        name the suites and their tests
        pkvm-runner --judgements OUT.rst --c-results FILE [--rust-results FILE]
+       pkvm-runner --pvm-table OUT.rst --c-results FILE [--rust-results FILE]
 
   --kernel IMAGE     the kernel to boot, arch/arm64/boot/Image of a build
   --kbuild DIR       that build's directory, for the test module (default: taken from IMAGE)
@@ -94,6 +95,8 @@ pub struct Args {
     pub list: bool,
     /// `--judgements`.
     pub judgements: Option<PathBuf>,
+    /// `--pvm-table`.
+    pub pvm_table: Option<PathBuf>,
     /// `--c-results`.
     pub c_results: Option<PathBuf>,
     /// `--rust-results`.
@@ -123,6 +126,7 @@ impl Default for Args {
             bin_dir: None,
             list: false,
             judgements: None,
+            pvm_table: None,
             c_results: None,
             rust_results: None,
         }
@@ -162,6 +166,7 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--no-build" => args.no_build = true,
             "--list" => args.list = true,
             "--judgements" => args.judgements = Some(value()?.into()),
+            "--pvm-table" => args.pvm_table = Some(value()?.into()),
             "--c-results" => args.c_results = Some(value()?.into()),
             "--rust-results" => args.rust_results = Some(value()?.into()),
             other => return Err(format!("{other}: no such option")),

@@ -288,6 +288,7 @@ pub const CASES: &[Case] = &[
 ];
 
 use crate::args::Hyp;
+use crate::results::{self, Row};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -310,52 +311,15 @@ pub fn seen(diagnostics: &[String]) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// One row of the file of results, tab separated: case, CPU model, whether the demand was met, what was seen.
-struct Row {
-    case: String,
-    cpu: String,
-    met: bool,
-    seen: String,
-}
-
-fn rows(path: &Path) -> Vec<Row> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(4, '\t').map(str::to_owned);
-            Some(Row {
-                case: fields.next()?,
-                cpu: fields.next()?,
-                met: fields.next()? == "yes",
-                seen: fields.next()?,
-            })
-        })
-        .collect()
-}
-
 /// Keeps what a case showed, in place of what it showed the time before.
 pub fn record(dir: &Path, hyp: Hyp, cpu: &str, case: &Case, met: bool, seen: &str) {
-    let path = crate::results_file(dir, hyp);
-    let mut all = rows(&path);
-    all.retain(|row| row.case != case.name || row.cpu != cpu);
-    all.push(Row {
-        case: case.name.to_owned(),
+    let row = Row {
+        name: case.name.to_owned(),
         cpu: cpu.to_owned(),
         met,
-        seen: seen.replace(['\t', '\n'], " "),
-    });
-    let mut text = String::new();
-    for row in all {
-        let _ = writeln!(
-            text,
-            "{}\t{}\t{}\t{}",
-            row.case,
-            row.cpu,
-            if row.met { "yes" } else { "no" },
-            row.seen
-        );
-    }
-    let _ = std::fs::write(path, text);
+        seen: seen.to_owned(),
+    };
+    results::record(&crate::results_file(dir, hyp), row);
 }
 
 /// Writes the table of the documentation from the results of runs.
@@ -363,8 +327,8 @@ pub fn record(dir: &Path, hyp: Hyp, cpu: &str, case: &Case, met: bool, seen: &st
 /// # Errors
 /// The file cannot be written, or the C object's results are missing.
 pub fn write_table(out: &Path, c: Option<&Path>, rust: Option<&Path>) -> Result<(), String> {
-    let c = rows(c.ok_or("--judgements needs --c-results")?);
-    let rust = rust.map(rows).unwrap_or_default();
+    let c = results::rows(c.ok_or("--judgements needs --c-results")?);
+    let rust = rust.map(results::rows).unwrap_or_default();
     if c.is_empty() {
         return Err("the file of the C object's results holds none".to_owned());
     }
@@ -373,38 +337,10 @@ pub fn write_table(out: &Path, c: Option<&Path>, rust: Option<&Path>) -> Result<
         let _ = writeln!(text, "   * - {}", case.name);
         let _ = writeln!(text, "     - {}", case.what);
         let _ = writeln!(text, "     - {}", case.demand);
-        cell(&mut text, &c, case);
-        cell(&mut text, &rust, case);
+        results::cell(&mut text, &c, case.name);
+        results::cell(&mut text, &rust, case.name);
     }
     std::fs::write(out, text).map_err(|e| format!("{}: {e}", out.display()))
-}
-
-/// One object's results of a case: one line per different result, with the CPU models that gave it.
-fn cell(text: &mut String, rows: &[Row], case: &Case) {
-    let mut groups: Vec<(&str, bool, Vec<&str>)> = Vec::new();
-    for row in rows.iter().filter(|row| row.case == case.name) {
-        match groups
-            .iter_mut()
-            .find(|(seen, met, _)| *seen == row.seen && *met == row.met)
-        {
-            Some((_, _, cpus)) => cpus.push(&row.cpu),
-            None => groups.push((&row.seen, row.met, vec![&row.cpu])),
-        }
-    }
-    let mut lead = "     - ";
-    if groups.is_empty() {
-        let _ = writeln!(text, "{lead}not run");
-    }
-    for (seen, met, cpus) in groups {
-        let verdict = if met { "as demanded" } else { "**not as demanded**" };
-        let _ = writeln!(
-            text,
-            "{lead}| {}: {verdict}: ``{}``",
-            cpus.join(", "),
-            seen.replace('`', "'")
-        );
-        lead = "       ";
-    }
 }
 
 const HEAD: &str = "\
@@ -448,32 +384,5 @@ mod tests {
         assert_eq!(seen(&lines).as_deref(), Some("x1=-22"));
         assert_eq!(seen(&lines[..1]).as_deref(), Some("a"));
         assert_eq!(seen(&[]), None);
-    }
-
-    #[test]
-    fn equal_results_share_a_line() {
-        let row = |cpu: &str, seen: &str| Row {
-            case: "j1".into(),
-            cpu: cpu.into(),
-            met: false,
-            seen: seen.into(),
-        };
-        let case = Case {
-            name: "j1",
-            argv: &[],
-            what: "",
-            demand: "",
-            cpus: &[],
-            big: None,
-            c_saw: "",
-        };
-        let mut text = String::new();
-        cell(
-            &mut text,
-            &[row("max", "a"), row("n2", "b"), row("a57", "a")],
-            &case,
-        );
-        assert_eq!(text.lines().count(), 2);
-        assert!(text.contains("max, a57: **not as demanded**: ``a``"));
     }
 }

@@ -13,7 +13,9 @@ mod fdt;
 mod judgements;
 mod ktap;
 mod monitor;
+mod pvm;
 mod qemu;
+mod results;
 mod suites;
 mod symbols;
 
@@ -40,6 +42,10 @@ fn main() -> ExitCode {
         }
         if let Some(out) = &args.judgements {
             return judgements::write_table(out, args.c_results.as_deref(), args.rust_results.as_deref())
+                .map(|()| true);
+        }
+        if let Some(out) = &args.pvm_table {
+            return pvm::write_table(out, args.c_results.as_deref(), args.rust_results.as_deref())
                 .map(|()| true);
         }
         run(&args)
@@ -87,7 +93,7 @@ fn run(args: &Args) -> Result<bool, String> {
         Some(dir) => Artifacts::at(dir.clone()),
         None => Artifacts::own(
             !args.no_build,
-            chosen.iter().any(|s| s.needs.vmm),
+            chosen.iter().any(|s| s.needs.vmm || s.needs.selftest),
             chosen.iter().any(|s| s.needs.payload),
         )?,
     };
@@ -104,11 +110,12 @@ fn run(args: &Args) -> Result<bool, String> {
             if !suite.needs.models.is_empty() && !suite.needs.models.contains(&cpu.as_str()) {
                 continue;
             }
-            let boots: Vec<Vec<Test>> = if suite.alone {
-                suite.tests.iter().map(|t| vec![t.clone()]).collect()
-            } else {
-                vec![suite.tests.clone()]
-            };
+            let (alone, together): (Vec<Test>, Vec<Test>) = suite
+                .tests
+                .iter()
+                .cloned()
+                .partition(|test| is_alone(suite, test, args.hyp));
+            let boots = std::iter::once(together).chain(alone.into_iter().map(|t| vec![t]));
             for tests in boots {
                 let session = Session {
                     args,
@@ -127,6 +134,12 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
+}
+
+/// Whether a test has a boot of its own, because it may end the machine.
+fn is_alone(suite: &Suite, test: &Test, hyp: Hyp) -> bool {
+    let ends = pvm::find(suite.name, test.name).and_then(|case| pvm::case_ends(case, hyp));
+    suite.alone || ends.is_some()
 }
 
 /// The suites that the options name, with the tests that they leave.
@@ -182,7 +195,9 @@ impl Session<'_> {
             return Ok(());
         }
         let stem = match tests.as_slice() {
-            [one] if self.suite.alone => format!("{}-{}-{}", self.suite.name, one.name, self.cpu),
+            [one] if is_alone(self.suite, one, self.args.hyp) => {
+                format!("{}-{}-{}", self.suite.name, one.name, self.cpu)
+            }
             _ => format!("{}-{}", self.suite.name, self.cpu),
         };
         let variant = self.suite.needs.variant;
@@ -307,6 +322,13 @@ impl Session<'_> {
             archive.file("/guest/Image", 0o644, &image);
             archive.file("/guest/initrd", 0o644, &Artifacts::guest_initramfs()?);
         }
+        if self.suite.needs.selftest {
+            archive.file(
+                "/bin/pvm-selftest",
+                0o755,
+                &self.artifacts.program("pvm-selftest")?,
+            );
+        }
         if self.suite.needs.payload {
             archive.file("/guest/payload", 0o644, &self.artifacts.payload()?);
         }
@@ -350,6 +372,13 @@ impl Session<'_> {
             self.fail(&outcome.name, &took, "the machine lives on", log, tally);
             return;
         }
+        if let Some(case) = pvm::find(self.suite.name, &outcome.name)
+            && outcome.status != Status::Skipped
+        {
+            let verdict = pvm::judge(&self.args.log_dir, self.args.hyp, self.cpu, case, outcome);
+            self.tell(case, verdict, &took, log, tally);
+            return;
+        }
         match outcome.status {
             Status::Passed => {
                 tally.passed += 1;
@@ -377,6 +406,16 @@ impl Session<'_> {
                 }
                 self.fail(&outcome.name, &took, &why, log, tally);
             }
+        }
+    }
+
+    /// Prints the line of a test of protected VMs.
+    fn tell(&self, case: &pvm::Case, verdict: pvm::Verdict, took: &str, log: &Path, tally: &mut Tally) {
+        if verdict.good {
+            tally.passed += 1;
+            self.print("ok", case.name, took, &verdict.seen);
+        } else {
+            self.fail(case.name, took, &verdict.seen, log, tally);
         }
     }
 
@@ -434,6 +473,9 @@ impl Session<'_> {
                 }
             } else if let Some(case) = judgements::find(self.suite.name, test.name) {
                 self.judge_case(case, false, &why, "", log, tally);
+            } else if let Some(case) = pvm::find(self.suite.name, test.name) {
+                let verdict = pvm::judge_end(&self.args.log_dir, self.args.hyp, self.cpu, case, &why);
+                self.tell(case, verdict, "", log, tally);
             } else {
                 let said = report
                     .last_words

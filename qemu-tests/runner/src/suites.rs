@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What is tested: suites of tests, and how many of them one boot takes.
 
-use crate::judgements;
+use crate::{judgements, pvm};
 
 /// A test, as init's table names it.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Needs {
     pub no_map: bool,
     /// The VMM and what its scenarios boot is in the initramfs.
     pub vmm: bool,
+    /// The program of the tests of protected VMs is in the initramfs.
+    pub selftest: bool,
     /// The bare-metal guest is in the initramfs.
     pub payload: bool,
     /// The GICv2's virtual CPU interface does not fill whole pages.
@@ -228,6 +230,24 @@ pub fn all() -> Vec<Suite> {
                 scenario!("crowd", 500),
             ],
             needs: vmm,
+            alone: false,
+        },
+        Suite {
+            name: "pvm",
+            about: "protected VMs in the manner of the kernel's KVM selftests",
+            tests: pvm::CASES
+                .iter()
+                .map(|case| Test {
+                    name: case.name,
+                    limit: case.limit,
+                    argv: case.argv,
+                    console: &[],
+                })
+                .collect(),
+            needs: Needs {
+                selftest: true,
+                ..Needs::default()
+            },
             alone: false,
         },
         Suite {
