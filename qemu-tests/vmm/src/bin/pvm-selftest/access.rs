@@ -17,7 +17,7 @@ use pkvm_vmm::touch::{load_at, store_at};
 use pkvm_vmm::vm::Kind;
 use pkvm_vmm::{Error, Result, system};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// SMCCC INVALID_PARAMETER.
@@ -277,6 +277,81 @@ impl Direct for std::fs::OpenOptions {
     }
 }
 
+/// Writes one page of memory to a block device by io_uring, with the page registered as a buffer of its own.
+fn ring_write(address: *mut u8, page: usize) -> Result<Seen> {
+    // struct io_uring_params: what is asked for and, at these words, where the rings are.
+    let mut params = [0_u32; 30];
+    // SAFETY: the structure is 120 bytes long and zero, which asks for nothing special.
+    let ring = call(unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, params.as_mut_ptr()) });
+    let Ok(ring) = ring.map(|fd| fd as i32) else {
+        return Ok(Seen::Errno(libc::ENOSYS));
+    };
+    // SAFETY: the descriptor is new and nobody else's.
+    let ring = unsafe { OwnedFd::from_raw_fd(ring) };
+    let vec = iovec(address, page);
+    const REGISTER_BUFFERS: u32 = 0;
+    // SAFETY: one vector, a local; the kernel pins the page or refuses it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.as_raw_fd(),
+            REGISTER_BUFFERS,
+            &raw const vec,
+            1,
+        )
+    };
+    if let Err(number) = call(result) {
+        return Ok(Seen::Errno(number));
+    }
+    let map = |offset: i64| -> Result<*mut libc::c_void> {
+        let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: the rings of two entries fit in a page; they stay mapped until the process ends.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), page, rw, shared, ring.as_raw_fd(), offset) };
+        if at == libc::MAP_FAILED {
+            return Err(Error::setup("the rings", std::io::Error::last_os_error()));
+        }
+        Ok(at)
+    };
+    let (queue, entries) = (map(0)?.cast::<u32>(), map(0x1000_0000)?.cast::<[u64; 8]>());
+    let file = memfd(page)?;
+    // struct io_uring_sqe: IORING_OP_WRITE_FIXED of buffer 0 to the file's start.
+    let mut entry = [0_u64; 8];
+    entry[0] = 5 | u64::from(file.as_raw_fd().cast_unsigned()) << 32;
+    entry[2] = address as u64;
+    entry[3] = page as u64;
+    // Words 10 to 19 are the offsets of the submission ring: head, tail, ring_mask, ring_entries, flags, dropped, array.
+    let [tail, array] = [params[11], params[16]].map(|offset| offset as usize / 4);
+    // SAFETY: the offsets are the kernel's, into the ring that it shares; entry 0 is free, since none was submitted.
+    unsafe {
+        entries.write_volatile(entry);
+        queue.add(array).write_volatile(0);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        queue.add(tail).write_volatile(1);
+    }
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    const ENTER_GETEVENTS: u32 = 1;
+    // SAFETY: one entry is submitted and waited for.
+    let entered = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_enter,
+            ring.as_raw_fd(),
+            1,
+            1,
+            ENTER_GETEVENTS,
+            0,
+            0,
+        )
+    };
+    if let Err(number) = call(entered) {
+        return Ok(Seen::Errno(number));
+    }
+    let mut bytes = vec![0; page];
+    File::from(file)
+        .read_exact_at(&mut bytes, 0)
+        .map(|()| seen(&bytes))
+        .map_err(|e| Error::setup("the file behind the ring", e))
+}
+
 /// Each way has a page of its own that holds this and its number.
 const SECRET: u64 = 0x5ec7_e700;
 
@@ -366,6 +441,11 @@ fn ways<'a>(page: usize) -> Vec<Way<'a>> {
                 let got = rustix::io::read(&reader, &mut bytes).map_err(|e| Error::setup("read", e))?;
                 Ok(seen(&bytes[..got]))
             }),
+        ),
+        (
+            "a registered buffer of io_uring",
+            true,
+            Box::new(move |at| ring_write(at, page)),
         ),
         (
             "O_DIRECT to a block device",
