@@ -25,7 +25,7 @@ unsafe extern "C" {
 /// Whether the places of the compiler's own panics are kept: in kernels that are configured to debug EL2.
 const KNOWS_PLACES: bool = CONFIG_NVHE_EL2_DEBUG != 0;
 
-#[panic_handler]
+#[cfg_attr(target_os = "none", panic_handler)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     // The message would cost 5 KiB of code and data; the place costs less, and says enough.
     match info.location() {
