@@ -159,6 +159,37 @@ pub fn kern_hyp_va(kernel: u64) -> HypVa {
     HypVa::new(kernel)
 }
 
+/// What to add to a physical address of the kernel's image for the kernel's own address of it.
+#[cfg(target_os = "none")]
+pub fn kimage_voffset() -> u64 {
+    let offset: u64;
+    // SAFETY: four moves to one register. kvm_get_kimage_voffset() rewrites exactly this sequence.
+    unsafe {
+        core::arch::asm!(
+            "661:",
+            "movz {offset}, #0",
+            "movk {offset}, #0, lsl #16",
+            "movk {offset}, #0, lsl #32",
+            "movk {offset}, #0, lsl #48",
+            "662:",
+            ".pushsection .altinstructions, \"a\"",
+            ".word 661b - .",
+            ".word {cb} - .",
+            ".hword {cap}",
+            ".byte 662b - 661b",
+            ".byte 664f - 663f",
+            ".popsection",
+            "663:",
+            "664:",
+            offset = out(reg) offset,
+            cb = sym kvm_get_kimage_voffset,
+            cap = const CALLBACK | pkvm_kernel::layout::CAP_ALWAYS_SYSTEM as u16,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    offset
+}
+
 /// The bit of a record's capability that makes its replacement a callback.
 #[cfg(target_os = "none")]
 pub(crate) const CALLBACK: u16 = 1 << 15;
@@ -167,4 +198,6 @@ pub(crate) const CALLBACK: u16 = 1 << 15;
 unsafe extern "C" {
     /// EL1's patcher of [`kern_hyp_va`]; never called at EL2.
     fn kvm_update_va_mask();
+    /// EL1's patcher of [`kimage_voffset`]; never called at EL2.
+    fn kvm_get_kimage_voffset();
 }

@@ -12,6 +12,7 @@ extern crate std;
 pub mod alt;
 pub mod barrier;
 pub mod cache;
+pub mod entry;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod inject;

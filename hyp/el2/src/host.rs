@@ -6,7 +6,7 @@
 use pkvm_arch::alt::has_cap;
 use pkvm_arch::switch::stage2::Stage2;
 use pkvm_arch::sysreg::*;
-use pkvm_arch::{barrier, cache, static_key, tlbi};
+use pkvm_arch::{barrier, cache, entry, smccc, static_key, tlbi};
 use pkvm_core::hcall::{HostRegs, Phase, dispatch};
 use pkvm_core::host_trap::{self, Before, HostTrap, Injection};
 use pkvm_core::mem::{self, AbortAction, AbortKind, HostAbort};
@@ -26,10 +26,6 @@ use crate::state::{HOST_ROOT, HOST_VTCR, with_host};
 use crate::{statics, trace};
 
 unsafe extern "C" {
-    /// Restores the host's registers from `host_ctxt` and returns to it.
-    fn __host_enter(host_ctxt: *mut u8) -> !;
-    /// Calls firmware with x0 to x17 of `host_ctxt`, and leaves its answer there.
-    fn __kvm_hyp_host_forward_smc(host_ctxt: *mut u8);
     /// The kernel's static key: on once the host has lost its privileges.
     static kvm_protected_mode_initialized: u8;
 }
@@ -50,7 +46,7 @@ fn phase() -> Phase {
 /// Returns to the host whose registers are in `context`.
 pub fn enter(context: Context) -> ! {
     // SAFETY: the context is this CPU's host context, and EL2 has nothing left to do.
-    unsafe { __host_enter(context.as_ptr()) }
+    unsafe { entry::host::enter_host(context) }
 }
 
 struct Regs(Context);
@@ -121,8 +117,11 @@ fn apply(injection: &Injection) {
 /// Calls firmware with x0 to x17 of the host's, and leaves its answer there.
 pub fn forward_smc(context: Context) {
     trace::hyp_exit(Reason::Smc);
-    // SAFETY: the pointer is the host context's, which holds the registers for and of the call.
-    unsafe { __kvm_hyp_host_forward_smc(context.as_ptr()) };
+    let mut regs: smccc::Regs = core::array::from_fn(|n| context.reg(n));
+    smccc::smc(&mut regs);
+    for (n, value) in regs.into_iter().enumerate() {
+        context.set_reg(n, value);
+    }
     trace::hyp_enter(Reason::Smc);
 }
 

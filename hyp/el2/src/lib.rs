@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The hypervisor's object: the entries that the kernel's assembler calls, the symbols that EL1 knows, and the wiring
+//! The hypervisor's object: the entries that the vectors call, the symbols that EL1 knows, and the wiring
 //! between policy (`pkvm_core`) and mechanism (`pkvm_arch`). It replaces the C object `kvm_nvhe.o`.
 #![no_std]
 #![allow(non_upper_case_globals, reason = "symbols have the kernel's names")]

@@ -9,17 +9,20 @@
 
 use core::panic::PanicInfo;
 
-use pkvm_arch::switch::extable;
-use pkvm_arch::sysreg::{ELR_EL2, PAR_EL1, SPSR_EL2, read, read_el2, write_el2};
+use pkvm_arch::alt;
+use pkvm_arch::switch::{self, extable};
+use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, PAR_EL1, SPSR_EL2, read, read_el2, write_el2};
 use pkvm_core::stacktrace::{self, Stack};
 use pkvm_kernel::Vcpu;
 use pkvm_kernel::layout::*;
+use pkvm_types::HypVa;
 
-use crate::statics;
+use crate::{statics, words};
 
 unsafe extern "C" {
-    /// Leaves for the host's panic handler. Host registers come from `host_ctxt` where it is not null.
-    fn __hyp_do_panic(host_ctxt: *mut u8, spsr: u64, elr: u64, par: u64) -> !;
+    /// The host's panic handler: `(esr, spsr, elr, elr as a physical address, par, vcpu, far, hpfar)`. Never called from
+    /// EL2.
+    fn nvhe_hyp_panic_handler();
 }
 
 /// Whether the places of the compiler's own panics are kept: in kernels that are configured to debug EL2.
@@ -106,27 +109,41 @@ fn prepare_backtrace(fp: u64, pc: u64) {
     }
 }
 
-/// Where the vectors go for an exception that EL2 took from itself.
+/// PSTATE of the host's panic handler: EL1h with all exceptions masked.
+const PANIC_PSTATE: u64 = 0x3c5;
+
+/// Where the vectors go for an exception that EL2 took from itself, or that was the host's: on the CPU's overflow stack.
 #[unsafe(no_mangle)]
 extern "C" fn hyp_panic() -> ! {
+    let esr = read_el2::<ESR_EL2>();
     let spsr = read_el2::<SPSR_EL2>();
     let elr = read_el2::<ELR_EL2>();
     let par = read::<PAR_EL1>();
+    let far = read_el2::<FAR_EL2>();
+    let hpfar = read::<HPFAR_EL2>();
     let host = statics::host_data().ctxt();
-    if let Some(vcpu) = core::ptr::NonNull::new(host.running_vcpu() as *mut u8) {
+    let running = host.running_vcpu();
+    if let Some(vcpu) = core::ptr::NonNull::new(running as *mut u8) {
         // SAFETY: the pointer is set around a guest's run only, to the vCPU structure that runs.
         let vcpu = unsafe { Vcpu::from_raw(vcpu) };
         crate::run::abandon_guest(vcpu);
     }
     prepare_backtrace(frame_pointer(), elr);
-    // SAFETY: this CPU's host context is what the host's registers were saved to.
-    unsafe { __hyp_do_panic(host.as_ptr(), spsr, elr, par) }
-}
-
-/// Where the vectors go when EL2's stack overflowed; runs on the overflow stack.
-#[unsafe(no_mangle)]
-extern "C" fn hyp_panic_bad_stack() -> ! {
-    hyp_panic()
+    if CONFIG_PKVM_DISABLE_STAGE2_ON_PANIC != 0 {
+        switch::disable_host_stage2();
+    }
+    // The host gets its registers back but those of the report.
+    let elr_phys = words::linear_phys(HypVa::new(elr)).raw();
+    for (n, word) in [esr, spsr, elr, elr_phys, par, running, far, hpfar]
+        .into_iter()
+        .enumerate()
+    {
+        host.set_reg(n, word);
+    }
+    let handler = words::linear_phys(HypVa::new(nvhe_hyp_panic_handler as *const () as u64));
+    write_el2::<ELR_EL2>(handler.raw().wrapping_add(alt::kimage_voffset()));
+    write_el2::<SPSR_EL2>(PANIC_PSTATE);
+    crate::host::enter(host)
 }
 
 unsafe extern "C" {
@@ -135,10 +152,10 @@ unsafe extern "C" {
     static __stop___kvm_ex_table: [i32; 2];
 }
 
-/// Where the guest's vectors go for an exception that EL2 took from itself: goes on at the fixup of the instruction, if
-/// it has one.
+/// Where the guest's vectors ask what to do about an exception that EL2 took from itself at `fault`: the address to go on
+/// at, or zero where EL2 must panic.
 #[unsafe(no_mangle)]
-extern "C" fn kvm_unexpected_el2_exception() {
+extern "C" fn hyp_fixup(fault: u64) -> u64 {
     let (start, end) = (
         &raw const __start___kvm_ex_table,
         &raw const __stop___kvm_ex_table,
@@ -146,8 +163,5 @@ extern "C" fn kvm_unexpected_el2_exception() {
     let count = (end as usize - start as usize) / size_of::<[i32; 2]>();
     // SAFETY: the linker script puts the records one after another between the two symbols, in EL2's text.
     let records = unsafe { core::slice::from_raw_parts(start, count) };
-    match extable::fixup(records, start as u64, read_el2::<ELR_EL2>()) {
-        Some(fixup) => write_el2::<ELR_EL2>(fixup),
-        None => hyp_panic(),
-    }
+    extable::fixup(records, start as u64, fault).unwrap_or(0)
 }

@@ -3,9 +3,10 @@
 //! [`pkvm_core::psci`]. No lock: a starting CPU finds its orders in its own per-CPU slot.
 #![expect(
     unsafe_code,
-    reason = "entry points of the kernel's assembler, and the way back to the host"
+    reason = "C-ABI entries of the start of a CPU, and per-CPU state"
 )]
 
+use pkvm_arch::entry::{Start, init, setup};
 use pkvm_arch::sysreg::{ELR_EL2, SCTLR_EL1, SPSR_EL2, write_el1, write_el2};
 use pkvm_arch::{barrier, cache, smccc};
 use pkvm_core::psci::{BootArgs, Config, Entry, Machine, V01Ids};
@@ -14,13 +15,6 @@ use pkvm_kernel::layout::*;
 use pkvm_types::{HypVa, Phys};
 
 use crate::{host, statics, trace, words};
-
-unsafe extern "C" {
-    /// Firmware's way in after CPU_ON, with the MMU off.
-    fn kvm_hyp_cpu_entry();
-    /// Firmware's way in after a suspend, with the MMU off.
-    fn kvm_hyp_cpu_resume();
-}
 
 /// Two slots for each CPU.
 #[repr(C)]
@@ -99,10 +93,10 @@ impl Machine for Relay {
     }
     fn entry(&self, entry: Entry) -> Phys {
         let code = match entry {
-            Entry::CpuOn => kvm_hyp_cpu_entry as *const () as u64,
-            Entry::Resume => kvm_hyp_cpu_resume as *const () as u64,
+            Entry::CpuOn => init::cpu_on_entry(),
+            Entry::Resume => init::resume_entry(),
         };
-        words::linear_phys(HypVa::new(code))
+        words::linear_phys(code)
     }
     fn prepare_params(&mut self, cpu: usize) -> Phys {
         let Some(params) = statics::init_params_of(cpu) else {
@@ -129,11 +123,25 @@ impl Machine for Relay {
 /// PSTATE of a CPU that enters the kernel from firmware: EL1h with all exceptions masked.
 const ENTRY_PSTATE: u64 = 0x3c5;
 
-fn enter_kernel((pc, r0): (u64, u64)) -> ! {
-    if host::is_deprivileged() {
-        // The assembler has opened the traps again, as for a CPU that boots.
-        pkvm_arch::switch::set_host_traps();
-    }
+/// Sets up what EL2 controls on this CPU, each time it comes to EL2: on its own stack with the MMU on. `start` is how.
+#[unsafe(no_mangle)]
+extern "C" fn hyp_init_cpu(start: u64) {
+    let system = setup::System {
+        pfr0: statics::id_aa64pfr0_el1_sys_val.get(),
+        pfr1: statics::id_aa64pfr1_el1_sys_val.get(),
+        smfr0: statics::id_aa64smfr0_el1_sys_val.get(),
+    };
+    setup::init(Start::from_raw(start), &system);
+}
+
+/// The rest of the way into the kernel for a CPU that firmware brought to EL2.
+#[unsafe(no_mangle)]
+extern "C" fn hyp_start_cpu(start: u64) -> ! {
+    let slots = my_slots();
+    let (pc, r0) = match Start::from_raw(start) {
+        Start::CpuOn => slots.cpu_on.take(),
+        Start::Resume | Start::Installed => slots.suspend.load(),
+    };
     trace::hyp_enter(Reason::Psci);
     let context = statics::host_data().ctxt();
     context.set_reg(0, r0);
@@ -142,16 +150,4 @@ fn enter_kernel((pc, r0): (u64, u64)) -> ! {
     write_el2::<SPSR_EL2>(ENTRY_PSTATE);
     trace::hyp_exit(Reason::Psci);
     host::enter(context)
-}
-
-/// After CPU_ON, on the CPU's own stack with the MMU on.
-#[unsafe(no_mangle)]
-extern "C" fn __kvm_host_psci_cpu_on_entry() -> ! {
-    enter_kernel(my_slots().cpu_on.take())
-}
-
-/// After a suspend, on the CPU's own stack with the MMU on.
-#[unsafe(no_mangle)]
-extern "C" fn __kvm_host_psci_cpu_resume_entry() -> ! {
-    enter_kernel(my_slots().suspend.load())
 }

@@ -34,15 +34,11 @@ use crate::lifecycle::with_guest;
 use crate::vm::VcpuPtr;
 use crate::{statics, trace};
 
-unsafe extern "C" {
-    static __kvm_hyp_host_vector: u8;
-}
-
 /// The CPU that runs this.
 pub fn cpu() -> Cpu {
     // SAFETY: this CPU's own copy, an 8-byte word.
     let guest_vectors = unsafe { statics::kvm_hyp_vector.this_cpu().cast::<u64>().read_volatile() };
-    let host_vectors = HypVa::new((&raw const __kvm_hyp_host_vector) as u64);
+    let host_vectors = pkvm_arch::entry::host::host_vectors();
     let vl = statics::kvm_host_sve_max_vl.get();
     // SAFETY: `vectors::set` wrote one of EL2's tables, or in non-protected mode the trusted host did; boot mapped the
     // CPU's SVE area.

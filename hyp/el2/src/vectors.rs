@@ -1,38 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which exception vectors catch a guest: the plain ones, or copies that begin with the Spectre mitigation that this CPU
-//! needs. The vectors themselves are the kernel's assembler. It does the job of `pkvm_cpu_set_vector` and
+//! needs. The vectors themselves are in [`pkvm_arch::entry::vectors`]. It does the job of `pkvm_cpu_set_vector` and
 //! `hyp_map_vectors` in the kernel's `nvhe/mm.c`. No lock: a CPU chooses for itself, from a list of four.
-#![expect(
-    unsafe_code,
-    reason = "symbols of the kernel's assembler, and a per-CPU word that it reads"
-)]
+#![expect(unsafe_code, reason = "a per-CPU word that EL1 knows")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use pkvm_arch::entry::vectors::{hardened, plain};
 use pkvm_types::{Error, Result};
 
 use crate::statics;
-
-unsafe extern "C" {
-    static __kvm_hyp_vector: u8;
-    static __bp_harden_hyp_vecs: u8;
-}
 
 /// Bytes of one set of vectors.
 const VECTORS: u64 = 0x800;
 
 /// Where the hardened vectors are mapped a second time; 0 where they are not.
 static INDIRECT: AtomicU64 = AtomicU64::new(0);
-
-/// EL2's address of the plain vectors.
-pub fn plain() -> u64 {
-    (&raw const __kvm_hyp_vector) as u64
-}
-
-/// EL2's address of the hardened vectors.
-pub fn hardened() -> u64 {
-    (&raw const __bp_harden_hyp_vecs) as u64
-}
 
 /// Notes where the hardened vectors are mapped a second time.
 pub fn set_indirect(va: u64) {

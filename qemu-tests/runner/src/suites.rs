@@ -223,6 +223,7 @@ pub fn all() -> Vec<Suite> {
                 scenario!("errors", 100),
                 scenario!("traps", 150),
                 scenario!("fp", 150),
+                scenario!("keys", 100),
                 scenario!("storm", 200),
                 scenario!("churn", 200),
                 scenario!("kill", 200),

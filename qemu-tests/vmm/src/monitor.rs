@@ -13,6 +13,7 @@
 use crate::bus::Outcome;
 use crate::layout::{RAM_BASE, TESTDEV_BASE, TESTDEV_SIZE};
 use crate::memory::RamConfig;
+use crate::serial::Sink;
 use crate::testdev::{ARGS, Channel, Command, Reply, TestDevice, WORDS};
 use crate::vm::{Kind, Running, Vm, VmConfig};
 use crate::{Error, Result};
@@ -128,9 +129,15 @@ pub struct Monitor {
 impl Monitor {
     /// Makes and starts a VM of `cpus` vCPUs with `ram`. vCPU 0 waits for commands; the others are off.
     pub fn start(kind: Kind, cpus: u32, ram: RamConfig) -> Result<Self> {
+        Self::start_with(kind, cpus, ram, Box::new(std::io::sink()))
+    }
+
+    /// As [`Self::start`], and what the guest writes to the test device's `PUTC` goes to `out`, from the thread of the vCPU
+    /// that wrote it.
+    pub fn start_with(kind: Kind, cpus: u32, ram: RamConfig, out: Sink) -> Result<Self> {
         let mut vm = Vm::new(VmConfig { kind, cpus, ram })?;
         vm.ram().load(ENTRY, code())?;
-        let (device, channels) = TestDevice::new(cpus, [0; WORDS], Box::new(std::io::sink()), vm.stop_flag());
+        let (device, channels) = TestDevice::new(cpus, [0; WORDS], out, vm.stop_flag());
         vm.bus.add(TESTDEV_BASE, TESTDEV_SIZE, Arc::new(device));
         vm.set_entry(ENTRY, 0)?;
         Ok(Self {

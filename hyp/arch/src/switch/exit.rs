@@ -29,7 +29,7 @@ impl ExitCode {
     /// The guest's PSTATE was not one it may have.
     pub const ILLEGAL: Self = Self(3);
 
-    const SERROR_PENDING: u64 = 1 << 31;
+    pub(crate) const SERROR_PENDING: u64 = 1 << 31;
 
     fn without_serror(self) -> Self {
         Self(self.0 & !Self::SERROR_PENDING)

@@ -380,6 +380,11 @@ pub fn set_host_traps() {
     traps::deactivate_cptr();
 }
 
+/// For a panic where the kernel's configuration has EL1 read EL2's memory: turns the host's stage 2 off.
+pub fn disable_host_stage2() {
+    traps::disable_stage2();
+}
+
 /// For a panic during a run: gives the host enough of its world back to report it. The guest's state is lost.
 pub fn abandon(cpu: &Cpu, guest: &Guest) {
     timer::deactivate_traps();
@@ -395,12 +400,8 @@ pub fn abandon(cpu: &Cpu, guest: &Guest) {
 fn enter(vcpu: Vcpu) -> u64 {
     #[cfg(target_os = "none")]
     {
-        unsafe extern "C" {
-            /// The assembler half: entry.S.
-            fn __guest_enter(vcpu: *mut u8) -> u64;
-        }
         // SAFETY: the vCPU is mapped, and the caller has loaded everything the guest runs under.
-        unsafe { __guest_enter(vcpu.as_ptr()) }
+        unsafe { crate::entry::guest::enter_guest(vcpu) }
     }
     #[cfg(not(target_os = "none"))]
     {

@@ -201,6 +201,15 @@ pub(super) fn deactivate_cptr() {
     });
 }
 
+/// For a panic: the host may read EL2's memory, to make a report of it. Its stage 2 is never turned on again.
+pub(super) fn disable_stage2() {
+    // SAFETY: the host sees all memory from here on, which is what the kernel's configuration asks for in a panic.
+    unsafe { write_hcr(read::<HCR_EL2>() & !hcr::VM) };
+    isb();
+    crate::tlbi::vmalls12e1();
+    dsb_nsh();
+}
+
 /// Every trap of the guest's, and EL2's vectors for exits. The guest's stage 2 is loaded already.
 pub(super) fn activate(cpu: &Cpu, guest: &Guest) {
     let vcpu = guest.vcpu;

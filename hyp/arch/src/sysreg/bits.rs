@@ -47,6 +47,94 @@ fields! {
         FWB = super::bit(46);
         ATA = super::bit(56);
     }
+    /// Extended Hypervisor Configuration Register.
+    hcrx {
+        EnALS = super::bit(1);
+        EnASR = super::bit(2);
+        MSCEn = super::bit(11);
+        TCR2En = super::bit(14);
+        GCSEn = super::bit(22);
+        EnFPM = super::bit(23);
+    }
+    /// Fine-grained traps of registers, read and write: HFGRTR_EL2 and HFGWTR_EL2.
+    hfg {
+        nGCS_EL0 = super::bit(52);
+        nGCS_EL1 = super::bit(53);
+        nSMPRI_EL1 = super::bit(54);
+        nTPIDR2_EL0 = super::bit(55);
+        nPIRE0_EL1 = super::bit(57);
+        nPIR_EL1 = super::bit(58);
+        nPOR_EL0 = super::bit(59);
+    }
+    /// Fine-grained traps of instructions.
+    hfgitr {
+        nBRBINJ = super::bit(55);
+        nBRBIALL = super::bit(56);
+    }
+    /// Fine-grained traps of debug registers, read and write: HDFGRTR_EL2 and HDFGWTR_EL2.
+    hdfg {
+        nBRBIDR = super::bit(59);
+        nBRBCTL = super::bit(60);
+        nBRBDATA = super::bit(61);
+        nPMSNEVFR_EL1 = super::bit(62);
+    }
+    /// Fine-grained traps of more debug registers, read and write: HDFGRTR2_EL2 and HDFGWTR2_EL2.
+    hdfg2 {
+        nPMICNTR_EL0 = super::bit(2);
+        nPMICFILTR_EL0 = super::bit(3);
+        nPMUACR_EL1 = super::bit(4);
+        nPMSDSFR_EL1 = super::bit(19);
+        nPMZR_EL0 = super::bit(21);
+    }
+    /// Fine-grained traps of the GICv5 CPU interface: all that are defined.
+    ich_hfg {
+        INSTRUCTIONS = super::mask(10, 0);
+        READS = super::mask(20, 16) | super::mask(7, 4) | super::mask(2, 0);
+        WRITES = super::mask(20, 17) | super::mask(6, 5) | super::bit(2) | super::bit(0);
+    }
+    /// Virtual Control Register of GICv5.
+    ich_vctlr {
+        En = super::bit(0);
+    }
+    /// Interrupt Controller System Register Enable Register of EL2.
+    icc_sre_el2 {
+        SRE = super::bit(0);
+        Enable = super::bit(3);
+    }
+    /// Profiling Buffer ID Register.
+    pmbidr {
+        P = super::bit(4);
+    }
+    /// Sampling Profiling ID Register.
+    pmsidr {
+        FDS = super::bit(7);
+    }
+    /// Statistical Profiling Control Register of EL2.
+    pmscr_el2 {
+        PA = super::bit(4);
+        PCT_PHYSICAL = super::bit(6);
+    }
+    /// Trace Buffer ID Register.
+    trbidr {
+        P = super::bit(4);
+    }
+    /// MPAM ID Register.
+    mpamidr {
+        HAS_HCR = super::bit(17);
+    }
+    /// SME Feature ID Register.
+    smfr0 {
+        FA64 = super::bit(63);
+    }
+    /// SME Identification Register.
+    smidr {
+        SMPS = super::bit(15);
+    }
+    /// SME Control Register.
+    smcr {
+        EZT0 = super::bit(30);
+        FA64 = super::bit(31);
+    }
     /// Monitor Debug Configuration Register of EL2.
     mdcr {
         HPMN = super::mask(4, 0);
@@ -145,6 +233,8 @@ fields! {
     brbcr {
         E0BRE = super::bit(0);
         ExBRE = super::bit(1);
+        CC = super::bit(3);
+        MPRED = super::bit(4);
     }
     /// SVE Control Register.
     zcr {

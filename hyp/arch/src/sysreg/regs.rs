@@ -38,7 +38,16 @@ registers! {
     ID_AA64PFR1_EL1 = 3 0 0 4 1;
     ID_AA64PFR2_EL1 = 3 0 0 4 2;
     ID_AA64DFR0_EL1 = 3 0 0 5 0;
+    ID_AA64SMFR0_EL1 = 3 0 0 4 5;
+    ID_AA64ISAR1_EL1 = 3 0 0 6 1;
     ID_AA64MMFR0_EL1 = 3 0 0 7 0;
+    ID_AA64MMFR1_EL1 = 3 0 0 7 1;
+    ID_AA64MMFR3_EL1 = 3 0 0 7 3;
+    SMIDR_EL1 = 3 1 0 0 6;
+    MPAMIDR_EL1 = 3 0 10 4 4;
+    PMSIDR_EL1 = 3 0 9 9 7;
+    PMBIDR_EL1 = 3 0 9 10 7;
+    TRBIDR_EL1 = 3 0 9 11 7;
     // Control of the world below EL2: banked under hVHE, use the `_el1` accessors.
     SCTLR_EL1 = 3 0 1 0 0;
     SCTLR2_EL1 = 3 0 1 0 3;
@@ -68,6 +77,19 @@ registers! {
     TRFCR_EL1 = 3 0 1 2 1;
     BRBCR_EL1 = 2 1 9 0 0;
     // State of the world below EL2 with one name only.
+    APIAKEYLO_EL1 = 3 0 2 1 0;
+    APIAKEYHI_EL1 = 3 0 2 1 1;
+    APIBKEYLO_EL1 = 3 0 2 1 2;
+    APIBKEYHI_EL1 = 3 0 2 1 3;
+    APDAKEYLO_EL1 = 3 0 2 2 0;
+    APDAKEYHI_EL1 = 3 0 2 2 1;
+    APDBKEYLO_EL1 = 3 0 2 2 2;
+    APDBKEYHI_EL1 = 3 0 2 2 3;
+    APGAKEYLO_EL1 = 3 0 2 3 0;
+    APGAKEYHI_EL1 = 3 0 2 3 1;
+    GCSCR_EL1 = 3 0 2 5 0;
+    GCSCRE0_EL1 = 3 0 2 5 2;
+    LORC_EL1 = 3 0 10 4 3;
     PAR_EL1 = 3 0 7 4 0;
     TPIDR_EL1 = 3 0 13 0 4;
     TPIDR_EL0 = 3 3 13 0 2;
@@ -113,6 +135,10 @@ registers! {
     VSESR_EL2 = 3 4 5 2 3;
     TPIDR_EL2 = 3 4 13 0 2;
     SMCR_EL2 = 3 4 1 2 6;
+    SMPRIMAP_EL2 = 3 4 1 2 5;
+    PMSCR_EL2 = 3 4 9 9 0;
+    BRBCR_EL2 = 2 4 9 0 0;
+    GCSCR_EL2 = 3 4 2 5 0;
     // Fine-grained traps.
     HFGRTR_EL2 = 3 4 1 1 4;
     HFGWTR_EL2 = 3 4 1 1 5;

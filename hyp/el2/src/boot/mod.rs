@@ -15,6 +15,7 @@ mod space;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use pkvm_arch::alt::has_cap;
+use pkvm_arch::entry::init;
 use pkvm_core::carve::{Carve, carve};
 use pkvm_core::mem::{self, Access, Host, Hyp, MemoryMap};
 use pkvm_kernel::layout::*;
@@ -51,11 +52,6 @@ pub fn granule() -> Result<Granule> {
     Granule::from_shift(PAGE_SHIFT).ok_or(Error::Invalid)
 }
 
-unsafe extern "C" {
-    /// Runs at its physical address: replaces EL2's tables and stack, and calls `entry`.
-    fn __pkvm_init_switch_pgd(pgd: u64, stack: u64, entry: extern "C" fn() -> !) -> !;
-}
-
 /// Hypercall 1. Returns only where it fails before the switch; afterwards the host finds the result in its x1.
 pub fn pkvm_init(phys: u64, size: u64, va_bits: u32) -> Result<()> {
     let phys = Phys::new(phys);
@@ -67,14 +63,11 @@ pub fn pkvm_init(phys: u64, size: u64, va_bits: u32) -> Result<()> {
     }
     let root = prepare(PfnRange::checked(Pfn::of(phys), size >> PAGE_SHIFT)?, va_bits)?;
 
-    let stack = statics::init_params().stack_hyp_va();
-    let entry = words::linear_phys(HypVa::new(__pkvm_init_switch_pgd as *const () as u64)).raw();
-    // SAFETY: the code at this physical address is mapped at the same virtual address by the old tables and the new
-    // ones, and it is the function of this signature.
-    let switch: unsafe extern "C" fn(u64, u64, extern "C" fn() -> !) -> ! =
-        unsafe { core::mem::transmute(entry) };
-    // SAFETY: the new tables map everything that the old ones did of EL2, `finalise` among it, and the new stack.
-    unsafe { switch(root.raw(), stack, finalise) }
+    let stack = HypVa::new(statics::init_params().stack_hyp_va());
+    let code = words::linear_phys(init::switch_code());
+    // SAFETY: the new tables map everything that the old ones did of EL2, `finalise` and the page of this code among it,
+    // and the new stack.
+    unsafe { init::switch_tables(code, root, stack, finalise) }
 }
 
 /// Builds EL2's tables. Yields their root.

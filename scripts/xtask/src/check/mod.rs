@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Checks of the EL2 object of a kernel build: what is in it, what it asks for, and what it must never hold.
 //!
-//! `el2.nvhe.o` is what cargo gave, `kvm_nvhe.tmp.o` is that with the kernel's assembler after `ld -r -T hyp.lds`.
+//! `el2.nvhe.o` is what cargo gave, `kvm_nvhe.tmp.o` is that with the kernel's lib routines after `ld -r -T hyp.lds`.
 
 mod a64;
 mod flow;
@@ -83,13 +83,17 @@ pub fn run(kernel: &Kernel) -> Result<Vec<Outcome>, String> {
     let lists = paths::root().join("linker");
     let undefined = words(&sh::read(&lists.join("allowed-undefined.txt"))?);
     let relocations = sh::read(&lists.join("allowed-relocations.txt"))?;
+    let routines = words(&sh::read(&lists.join("kernel-objects.txt"))?)
+        .iter()
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
     let fp = words(&sh::read(&lists.join("allowed-fp.txt"))?);
     let indirect = indirect_calls(&sh::read(&lists.join("indirect-calls.txt"))?);
     let entered = words(&sh::read(&lists.join("no-landing-pad.txt"))?);
     let mut outcomes = vec![
         Outcome {
-            name: "no-c-object",
-            result: no_c(kernel, &inputs, &linked)?,
+            name: "origin",
+            result: origin(kernel, &inputs, &linked, &routines)?,
         },
         Outcome {
             name: "undefined-symbols",
@@ -214,20 +218,42 @@ fn link_inputs(kernel: &Kernel) -> Result<Vec<PathBuf>, String> {
     Ok(inputs)
 }
 
-fn no_c(kernel: &Kernel, inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, String> {
+/// Where all code comes from. The remark is a table of it.
+fn origin(
+    kernel: &Kernel,
+    inputs: &[PathBuf],
+    linked: &Elf,
+    routines: &BTreeSet<String>,
+) -> Result<Verdict, String> {
     let mut problems = Vec::new();
+    let mut table = vec![("bytes of code".to_owned(), "from".to_owned())];
+    let mut seen = BTreeSet::new();
     for object in inputs
         .iter()
         .chain(&kernel::nvhe_objects(&kernel.dir.join("arch/arm64/kvm/hyp"))?)
     {
-        if object.ends_with("nvhe/el2.nvhe.o") {
+        let object = object.canonicalize().unwrap_or_else(|_| object.clone());
+        if !seen.insert(object.clone()) {
             continue;
         }
-        match kernel::source_of(object) {
-            Some(source) if kernel::is_kind(&source, "S") => {}
-            Some(source) => problems.push(format!("{} is compiled from {source}", object.display())),
-            None => problems.push(format!("{}: nobody knows what it is made from", object.display())),
-        }
+        let from = if object.ends_with("nvhe/el2.nvhe.o") {
+            "this project".to_owned()
+        } else {
+            let source = kernel::source_of(&object)
+                .ok_or_else(|| format!("{}: nobody knows what it is made from", object.display()))?;
+            let source = PathBuf::from(&source).canonicalize().unwrap_or_default();
+            let name = source.file_name().unwrap_or_default().to_string_lossy();
+            let is_routine = name.strip_suffix(".S").is_some_and(|n| routines.contains(n));
+            if !is_routine || !source.parent().is_some_and(|dir| dir.ends_with("arch/arm64/lib")) {
+                problems.push(format!(
+                    "{} is not in linker/kernel-objects.txt (made from {})",
+                    object.display(),
+                    source.display()
+                ));
+            }
+            format!("arch/arm64/lib/{name}")
+        };
+        table.push((Elf::read(&object)?.code().to_string(), from));
     }
     // A compiler of C names its source in the symbol table.
     problems.extend(
@@ -239,9 +265,13 @@ fn no_c(kernel: &Kernel, inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, St
     );
     problems.sort();
     problems.dedup();
+    let rows: Vec<_> = table
+        .iter()
+        .map(|(bytes, from)| format!("\n      {bytes:>13}  {from}"))
+        .collect();
     Ok(verdict(
         problems,
-        format!("{} objects: the Rust one and assembler", inputs.len()),
+        format!("{} objects{}", table.len() - 1, rows.concat()),
     ))
 }
 

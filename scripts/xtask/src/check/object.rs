@@ -202,6 +202,15 @@ impl Elf {
             })
     }
 
+    /// How many bytes of instructions it has.
+    pub fn code(&self) -> u64 {
+        self.sections
+            .values()
+            .filter(|s| s.alloc && s.exec)
+            .map(|s| s.size)
+            .sum()
+    }
+
     /// A section by its name.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.values().find(|s| s.name == name)

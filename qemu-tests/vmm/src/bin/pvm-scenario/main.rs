@@ -4,6 +4,7 @@
 
 mod fp;
 mod guest;
+mod keys;
 mod linux;
 mod memory;
 mod races;
@@ -28,6 +29,7 @@ usage: pvm-scenario TEST [options]
   fork         the VMM forks while its guest runs
   lifecycles   many protected VMs one after another; no page may be lost
   fp           the FP and SVE registers of a guest and of a host process on the same CPU
+  keys         the keys of pointer authentication of a guest and of the process that runs it
   traps        system registers and instructions that a protected guest may not use, or sees an own form of
   storm        a guest shares and unshares on two vCPUs while the host touches and takes its pages
   churn        the host discards, copies, ages, collapses and logs a normal guest's memory while it writes
@@ -72,6 +74,7 @@ const TESTS: &[(&str, Test)] = &[
     ("fork", stress::fork),
     ("lifecycles", stress::lifecycles),
     ("fp", fp::fp),
+    ("keys", keys::keys),
     ("traps", traps::traps),
     ("storm", races::storm),
     ("churn", races::churn),
