@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line.
 
+use crate::selftests;
+use crate::suites::Mode;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
        pkvm-runner --list                        name the suites and their tests
        pkvm-runner --judgements OUT.rst --c-results FILE [--rust-results FILE]
        pkvm-runner --pvm-table OUT.rst --c-results FILE [--rust-results FILE]
+       pkvm-runner --selftests-table OUT.rst     compare what the log directory holds of the suite selftests-all
 
   --kernel IMAGE     the kernel to boot, arch/arm64/boot/Image of a build
   --kbuild DIR       that build's directory, for the test module (default: taken from IMAGE)
@@ -17,8 +20,9 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
   --hyp c|rust       which EL2 the kernel holds: the C object's known deviations are not failures (default rust)
   --suite NAME       only this suite; may be given more than once
   --full             the slow suites and the further variations too
-  --test PATTERN     only tests whose SUITE/NAME holds PATTERN
+  --test PATTERN     only tests whose SUITE/NAME holds PATTERN; may be given more than once
   --cpu MODEL        QEMU's CPU model: max, neoverse-n2, cortex-a57, ... (default max); may be given more than once
+  --mode MODE        kvm-arm.mode of the host in place of the suite's: protected, nvhe
   --smp N            CPUs of the machine (default 2)
   --mem MIB          its memory (default 1024)
   --timeout S        ends a boot after S seconds, whatever its tests ask for
@@ -30,7 +34,8 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
   --no-build         use the test programs as they were last built
   --bin-dir DIR      take the test programs from DIR and build nothing
 
-The environment's PKVM_BUSYBOX names a static arm64 busybox, which Linux guests and --shell need.
+The environment's PKVM_BUSYBOX names a static arm64 busybox, which Linux guests and --shell need, and
+PKVM_SELFTESTS the directory of the kernel's KVM selftests, which the suites of that name need.
 ";
 
 /// Which object is behind the kernel's hypercalls.
@@ -68,9 +73,11 @@ pub struct Args {
     /// `--suite`, in the order given.
     pub suites: Vec<String>,
     /// `--test`.
-    pub test: Option<String>,
+    pub tests: Vec<String>,
     /// `--cpu`, in the order given.
     pub cpus: Vec<String>,
+    /// `--mode`.
+    pub mode: Option<Mode>,
     /// `--smp`.
     pub smp: Option<u32>,
     /// `--mem` in MiB.
@@ -97,6 +104,8 @@ pub struct Args {
     pub judgements: Option<PathBuf>,
     /// `--pvm-table`.
     pub pvm_table: Option<PathBuf>,
+    /// `--selftests-table`.
+    pub selftests_table: Option<PathBuf>,
     /// `--c-results`.
     pub c_results: Option<PathBuf>,
     /// `--rust-results`.
@@ -112,8 +121,9 @@ impl Default for Args {
             hyp: Hyp::Rust,
             full: false,
             suites: Vec::new(),
-            test: None,
+            tests: Vec::new(),
             cpus: Vec::new(),
+            mode: None,
             smp: None,
             mem: 1024,
             timeout: None,
@@ -127,6 +137,7 @@ impl Default for Args {
             list: false,
             judgements: None,
             pvm_table: None,
+            selftests_table: None,
             c_results: None,
             rust_results: None,
         }
@@ -152,8 +163,17 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             }
             "--full" => args.full = true,
             "--suite" => args.suites.push(value()?),
-            "--test" => args.test = Some(value()?),
+            "--test" => args.tests.push(value()?),
             "--cpu" => args.cpus.push(value()?),
+            "--mode" => {
+                let text = value()?;
+                args.mode = Some(
+                    selftests::MODES
+                        .into_iter()
+                        .find(|m| m.name() == text)
+                        .ok_or_else(|| format!("--mode is protected or nvhe, not {text}"))?,
+                );
+            }
             "--smp" => args.smp = Some(number(&word, &value()?)?),
             "--mem" => args.mem = number(&word, &value()?)?,
             "--timeout" => args.timeout = Some(Duration::from_secs(number(&word, &value()?)?.into())),
@@ -167,6 +187,7 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--list" => args.list = true,
             "--judgements" => args.judgements = Some(value()?.into()),
             "--pvm-table" => args.pvm_table = Some(value()?.into()),
+            "--selftests-table" => args.selftests_table = Some(value()?.into()),
             "--c-results" => args.c_results = Some(value()?.into()),
             "--rust-results" => args.rust_results = Some(value()?.into()),
             other => return Err(format!("{other}: no such option")),

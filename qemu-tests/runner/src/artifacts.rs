@@ -73,6 +73,15 @@ impl Artifacts {
         std::fs::read(&path).map_err(|e| format!("{}: {e}", Path::new(&path).display()))
     }
 
+    /// A KVM selftest of the kernel's: the environment says where they are.
+    pub fn selftest(program: &str) -> Result<Vec<u8>, String> {
+        let dir = std::env::var_os("PKVM_SELFTESTS").ok_or(
+            "PKVM_SELFTESTS does not name the KVM selftests (scripts/selftests and scripts/test build them)",
+        )?;
+        let path = Path::new(&dir).join(program);
+        std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
     /// The initramfs of Linux guests.
     pub fn guest_initramfs() -> Result<Vec<u8>, String> {
         let init = tests_dir().join("vmm/guest/init");

@@ -16,6 +16,7 @@ mod monitor;
 mod pvm;
 mod qemu;
 mod results;
+mod selftests;
 mod suites;
 mod symbols;
 
@@ -26,7 +27,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use suites::{Suite, Test};
+use suites::{Mode, Suite, Test};
 use symbols::Symbols;
 
 fn main() -> ExitCode {
@@ -47,6 +48,14 @@ fn main() -> ExitCode {
         if let Some(out) = &args.pvm_table {
             return pvm::write_table(out, args.c_results.as_deref(), args.rust_results.as_deref())
                 .map(|()| true);
+        }
+        if let Some(out) = &args.selftests_table {
+            return selftests::table::write(out, &args.log_dir).map(|losses| {
+                for loss in &losses {
+                    println!("LOSS  {loss}");
+                }
+                losses.is_empty()
+            });
         }
         run(&args)
     });
@@ -110,6 +119,19 @@ fn run(args: &Args) -> Result<bool, String> {
             if !suite.needs.models.is_empty() && !suite.needs.models.contains(&cpu.as_str()) {
                 continue;
             }
+            let session = Session {
+                args,
+                kernel,
+                suite,
+                cpu,
+                mode: args.mode.unwrap_or(suite.needs.mode),
+                artifacts: &artifacts,
+                symbols: &symbols,
+            };
+            if suite.name == selftests::ALL {
+                session.compare(&mut tally)?;
+                continue;
+            }
             let (alone, together): (Vec<Test>, Vec<Test>) = suite
                 .tests
                 .iter()
@@ -117,14 +139,6 @@ fn run(args: &Args) -> Result<bool, String> {
                 .partition(|test| is_alone(suite, test, args.hyp));
             let boots = std::iter::once(together).chain(alone.into_iter().map(|t| vec![t]));
             for tests in boots {
-                let session = Session {
-                    args,
-                    kernel,
-                    suite,
-                    cpu,
-                    artifacts: &artifacts,
-                    symbols: &symbols,
-                };
                 session.boot(&tests, &mut tally)?;
             }
         }
@@ -154,15 +168,18 @@ fn choose(args: &Args) -> Result<Vec<Suite>, String> {
     }
     let mut chosen: Vec<Suite> = all
         .into_iter()
-        .filter(|s| args.suites.is_empty() || args.suites.iter().any(|n| n == s.name))
+        .filter(|s| {
+            (args.suites.is_empty() && !s.needs.on_request) || args.suites.iter().any(|n| n == s.name)
+        })
         .filter(|s| args.full || !s.needs.full)
         .filter(|s| !args.suites.is_empty() || !s.needs.diagnostics)
         .collect();
-    if let Some(pattern) = &args.test {
+    if !args.tests.is_empty() {
         for suite in &mut chosen {
-            suite
-                .tests
-                .retain(|t| format!("{}/{}", suite.name, t.name).contains(pattern.as_str()));
+            suite.tests.retain(|t| {
+                let name = format!("{}/{}", suite.name, t.name);
+                args.tests.iter().any(|pattern| name.contains(pattern.as_str()))
+            });
         }
     }
     chosen.retain(|s| !s.tests.is_empty());
@@ -180,6 +197,7 @@ struct Session<'a> {
     kernel: &'a Path,
     suite: &'a Suite,
     cpu: &'a str,
+    mode: Mode,
     artifacts: &'a Artifacts,
     symbols: &'a Symbols,
 }
@@ -202,10 +220,27 @@ impl Session<'_> {
         };
         let variant = self.suite.needs.variant;
         let dash = if variant.is_empty() { "" } else { "-" };
-        let stem = format!("{}-{stem}{dash}{variant}", self.args.hyp.word());
+        let stem = format!("{stem}{dash}{variant}");
+        if let Some((report, log)) = self.start(&stem, &tests, |timed, log, _| {
+            self.judge(&timed.outcome, timed.took, log, tally);
+        })? {
+            self.close(&tests, &report, &log, tally);
+        }
+        Ok(())
+    }
+
+    /// Boots the machine for tests, and calls `each` with every result, the console's file and the name of the EL2
+    /// object. Returns nothing after a session with a user.
+    fn start(
+        &self,
+        stem: &str,
+        tests: &[Test],
+        mut each: impl FnMut(&qemu::Timed, &Path, Option<&str>),
+    ) -> Result<Option<(qemu::Report, PathBuf)>, String> {
+        let stem = format!("{}-{stem}", self.args.hyp.word());
         let file = |suffix: &str| self.args.log_dir.join(format!("{stem}.{suffix}"));
         let initrd = file("cpio");
-        std::fs::write(&initrd, self.initramfs(&tests)?).map_err(|e| format!("{}: {e}", initrd.display()))?;
+        std::fs::write(&initrd, self.initramfs(tests)?).map_err(|e| format!("{}: {e}", initrd.display()))?;
         let smp = match self.args.smp {
             _ if self.suite.needs.one_cpu => 1,
             Some(smp) => smp,
@@ -225,7 +260,7 @@ impl Session<'_> {
             options: self.suite.needs.machine,
             smp,
             mem,
-            cmdline: self.cmdline(&tests),
+            cmdline: self.cmdline(tests),
             dtb: None,
             gdb: self.args.gdb,
         };
@@ -242,7 +277,7 @@ impl Session<'_> {
             machine.dtb = Some(path);
         }
         if self.args.shell {
-            return qemu::interact(&machine);
+            return qemu::interact(&machine).map(|()| None);
         }
         let sum: u64 = tests.iter().map(|t| u64::from(t.limit)).sum();
         let limit = match self.args.timeout {
@@ -252,15 +287,14 @@ impl Session<'_> {
             None => Duration::from_secs(60 + sum),
         };
         let log = file("log");
-        let report = qemu::boot(&machine, limit, &log, self.args.stream, |timed| {
-            self.judge(&timed.outcome, timed.took, &log, tally);
+        let report = qemu::boot(&machine, limit, &log, self.args.stream, |timed, object| {
+            each(timed, &log, object);
         })?;
-        self.close(&tests, &report, &log, tally);
         let _ = std::fs::remove_file(&initrd);
         if let Some(dtb) = &machine.dtb {
             let _ = std::fs::remove_file(dtb);
         }
-        Ok(())
+        Ok(Some((report, log)))
     }
 
     /// Whether this CPU model can show what the test is about.
@@ -329,6 +363,20 @@ impl Session<'_> {
                 &self.artifacts.program("pvm-selftest")?,
             );
         }
+        if self.suite.needs.kernel_tests {
+            for dir in ["/selftests", "/selftests/arm64"] {
+                archive.dir(dir);
+            }
+            for test in tests {
+                archive.file(
+                    &format!("{}/{}", selftests::DIR, test.name),
+                    0o755,
+                    &Artifacts::selftest(test.name)?,
+                );
+            }
+            // One of them calls it.
+            archive.file("/bin/sh", 0o755, &Artifacts::busybox()?);
+        }
         if self.suite.needs.payload {
             archive.file("/guest/payload", 0o644, &self.artifacts.payload()?);
         }
@@ -341,7 +389,7 @@ impl Session<'_> {
     fn cmdline(&self, tests: &[Test]) -> String {
         let mut line =
             String::from("console=ttyAMA0 panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on ");
-        line.push_str(self.suite.needs.mode.word());
+        line.push_str(self.mode.word());
         line.push_str(self.suite.needs.cmdline);
         line.push_str(" -- ");
         if self.args.shell {
@@ -354,7 +402,12 @@ impl Session<'_> {
             let _ = write!(line, "nomap={:#x} ", NO_MAP.0);
         }
         let _ = write!(line, "hyp={} run=", self.args.hyp.word());
-        line.push_str(&tests.iter().map(|t| t.name).collect::<Vec<_>>().join(","));
+        if self.suite.needs.kernel_tests {
+            // Their names would not fit; init's table holds no other test.
+            line.truncate(line.len() - "run=".len());
+        } else {
+            line.push_str(&tests.iter().map(|t| t.name).collect::<Vec<_>>().join(","));
+        }
         line
     }
 

@@ -55,6 +55,8 @@ pub struct Report {
     pub last_words: Vec<String>,
     /// Lines of the console that name a fault of the kernel or of EL2 which did not end it.
     pub complaints: Vec<String>,
+    /// Which EL2 ran, in the kernel's words.
+    pub object: Option<String>,
 }
 
 /// The CPU with its properties, and what a model needs to be emulated in bearable time: QEMU's slow
@@ -151,7 +153,8 @@ impl Drop for Guard {
     }
 }
 
-/// Boots the machine, writes its console to `log`, and calls `each` when a test ends.
+/// Boots the machine, writes its console to `log`, and calls `each` when a test ends, with what is known of
+/// [`Report::object`].
 ///
 /// # Errors
 /// One line: QEMU could not be started, or the log not written.
@@ -160,7 +163,7 @@ pub fn boot(
     limit: Duration,
     log: &Path,
     stream: bool,
-    mut each: impl FnMut(&Timed),
+    mut each: impl FnMut(&Timed, Option<&str>),
 ) -> Result<Report, String> {
     let mut file = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
     let mut qemu = command(machine);
@@ -194,6 +197,7 @@ pub fn boot(
         death: None,
         last_words: Vec::new(),
         complaints: Vec::new(),
+        object: None,
     };
     let mut down = false;
     loop {
@@ -219,6 +223,9 @@ pub fn boot(
         } else if let Some(what) = complaint(text) {
             report.complaints.push(what);
         }
+        if let Some((_, object)) = text.split_once("kvm: EL2 object: ") {
+            report.object = Some(object.to_owned());
+        }
         down |= text.contains("reboot: Power down");
         if let Event::Ended(outcome) = parser.line(&line) {
             let timed = Timed {
@@ -226,7 +233,7 @@ pub fn boot(
                 took: mark.elapsed(),
             };
             mark = Instant::now();
-            each(&timed);
+            each(&timed, report.object.as_deref());
             report.results.push(timed);
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What is tested: suites of tests, and how many of them one boot takes.
 
-use crate::{judgements, pvm};
+use crate::{judgements, pvm, selftests};
 
 /// A test, as init's table names it.
 #[derive(Clone, Debug)]
@@ -55,6 +55,10 @@ pub struct Needs {
     pub cmdline: &'static str,
     /// Left out unless everything is asked for: it is slow, or a further variation of what the others show.
     pub full: bool,
+    /// The kernel's own KVM selftests are in the initramfs.
+    pub kernel_tests: bool,
+    /// Only when it is named.
+    pub on_request: bool,
 }
 
 /// What `kvm-arm.mode=` says.
@@ -79,6 +83,16 @@ impl Mode {
             Self::Nvhe => "kvm-arm.mode=nvhe ",
             Self::None => "kvm-arm.mode=none ",
             Self::Unsaid => "",
+        }
+    }
+
+    /// What a table or a file calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Protected => "protected",
+            Self::Nvhe => "nvhe",
+            Self::None => "none",
+            Self::Unsaid => "default",
         }
     }
 }
@@ -176,6 +190,12 @@ mod features;
 
 /// All suites, in the order in which they run.
 pub fn all() -> Vec<Suite> {
+    let mut all = own();
+    all.extend(selftests::suites());
+    all
+}
+
+fn own() -> Vec<Suite> {
     let protected = || {
         test(
             "protected-mode",

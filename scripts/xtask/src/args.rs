@@ -3,6 +3,7 @@
 
 use crate::kernel::Hyp;
 use crate::paths;
+use crate::selftests::MODES;
 use std::path::PathBuf;
 
 /// What the user asked for.
@@ -12,6 +13,8 @@ pub struct Args {
     pub hyp: Hyp,
     /// `--cpu MODEL`, in the order given.
     pub cpus: Vec<String>,
+    /// `--mode protected|nvhe`: of the host.
+    pub modes: Vec<String>,
     /// `--smp N`.
     pub smp: u32,
     /// `--shell`: a shell in the host.
@@ -45,6 +48,7 @@ impl Args {
         let mut args = Self {
             hyp: Hyp::Rust,
             cpus: Vec::new(),
+            modes: Vec::new(),
             smp: 2,
             shell: false,
             gdb: false,
@@ -72,6 +76,13 @@ impl Args {
                     }
                 }
                 "--cpu" => args.cpus.push(value()?),
+                "--mode" => {
+                    let text = value()?;
+                    if !MODES.contains(&text.as_str()) {
+                        return Err(format!("--mode is {}, not {text}", MODES.join(" or ")));
+                    }
+                    args.modes.push(text);
+                }
                 "--suite" => args.suites.push(value()?),
                 "--smp" => {
                     let text = value()?;

@@ -133,6 +133,10 @@ pub fn build(tree: &Path, version: &str, hyp: Hyp) -> Result<Kernel, String> {
     drop_foreign(&dir, tree);
     let other = build_dir(tree, hyp.other());
     drop_foreign(&other, tree);
+    // To compile the second with a new configuration takes longer than to copy the first anew.
+    if !configured(&dir, hyp)? && configured(&other, hyp.other())? && other.join("vmlinux").exists() {
+        let _ = std::fs::remove_dir_all(&dir);
+    }
     if !dir.join("vmlinux").exists() && other.join("vmlinux").exists() {
         ui::step(
             &format!("copy the kernel build ({} -> {})", hyp.other().word(), hyp.word()),
@@ -167,22 +171,34 @@ fn drop_foreign(dir: &Path, tree: &Path) {
     }
 }
 
+/// Says in a build directory how it was configured.
+const STAMP: &str = ".pkvm-rs-configured";
+
+fn options(hyp: Hyp) -> Result<String, String> {
+    Ok(sh::read(&paths::root().join("kernel-glue/qemu.config"))? + hyp.option())
+}
+
+/// What the stamp holds of a build that is up to date.
+fn state(hyp: Hyp) -> Result<String, String> {
+    let compiler = sh::output(cmd("aarch64-linux-gnu-gcc", ["-dumpfullversion"]))?;
+    Ok(format!("{}# {compiler}\n", options(hyp)?))
+}
+
+fn configured(dir: &Path, hyp: Hyp) -> Result<bool, String> {
+    let state = state(hyp)?;
+    Ok(std::fs::read_to_string(dir.join(STAMP)).is_ok_and(|old| old == state))
+}
+
 fn configure(tree: &Path, dir: &Path, hyp: Hyp) -> Result<(), String> {
-    let options = sh::read(&paths::root().join("kernel-glue/qemu.config"))? + hyp.option();
-    let file = dir.join(".pkvm-rs-options");
-    let stamp = dir.join(".pkvm-rs-configured");
-    let state = format!(
-        "{options}# {}\n",
-        sh::output(cmd("aarch64-linux-gnu-gcc", ["-dumpfullversion"]))?
-    );
-    if std::fs::read_to_string(&stamp).is_ok_and(|old| old == state) {
+    if configured(dir, hyp)? {
         return Ok(());
     }
-    sh::write(&file, &options)?;
+    let file = dir.join(".pkvm-rs-options");
+    sh::write(&file, &options(hyp)?)?;
     let mut command = make(tree, dir, &["allnoconfig"]);
     command.env("KCONFIG_ALLCONFIG", &file);
     sh::logged_with(&format!("config-{}", hyp.word()), command, |_| {})?;
-    sh::write(&stamp, &state)
+    sh::write(&dir.join(STAMP), &state(hyp)?)
 }
 
 /// Copies a finished build so that make finds nothing to do in it: Kbuild's command files name the directory.
@@ -192,7 +208,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     let mut cp = cmd("cp", ["-a"]);
     cp.arg(from).arg(&work);
     sh::output(cp)?;
-    let _ = std::fs::remove_file(work.join(".pkvm-rs-configured"));
+    let _ = std::fs::remove_file(work.join(STAMP));
     let _ = std::fs::remove_dir_all(work.join("arch/arm64/kvm/hyp/nvhe/el2-target"));
     rename_inside(&work, &from.to_string_lossy(), &to.to_string_lossy())?;
     std::fs::rename(&work, to).map_err(|e| format!("{}: {e}", to.display()))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The work behind `scripts/run`, `scripts/test` and `scripts/configs`.
+//! The work behind `scripts/run`, `scripts/test`, `scripts/configs` and `scripts/selftests`.
 #![forbid(unsafe_code)]
 
 mod apt;
@@ -10,6 +10,7 @@ mod kernel;
 mod paths;
 mod qemu;
 mod run;
+mod selftests;
 mod setup;
 mod sh;
 mod test;
@@ -25,6 +26,7 @@ usage: cargo xtask COMMAND [options]
   run             scripts/run
   test            scripts/test
   configs         scripts/configs
+  selftests       scripts/selftests
   check-object    check the EL2 object of a kernel build";
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         "run" => run::run(&args),
         "test" => test::run(&args),
         "configs" => configs::run(&args),
+        "selftests" => selftests::run(&args),
         "check-object" => check_object(&args),
         _ => Err(USAGE.to_owned()),
     });

@@ -3,6 +3,7 @@
 
 use crate::kernel::Kernel;
 use crate::paths;
+use crate::selftests;
 use crate::sh;
 use crate::test::cargo;
 use crate::ui;
@@ -34,6 +35,9 @@ pub fn runner(kernel: &Kernel, busybox: &Path) -> Command {
         .arg(&kernel.dir)
         .args(["--hyp", kernel.hyp.word()])
         .env("PKVM_BUSYBOX", busybox);
+    if let Ok(tree) = std::fs::read_link(kernel.dir.join("source")) {
+        command.env("PKVM_SELFTESTS", selftests::programs(&tree));
+    }
     command
 }
 

@@ -8,6 +8,7 @@ use crate::configs;
 use crate::kernel::{self, Hyp};
 use crate::paths;
 use crate::qemu;
+use crate::selftests;
 use crate::setup::{self, EL2_TARGET};
 use crate::sh::{self, cmd};
 use crate::ui;
@@ -16,7 +17,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// The CPU models that the QEMU tests run on: hVHE with and without the newest features, and nVHE.
-const CPUS: [&str; 3] = ["max", "neoverse-n2", "cortex-a57"];
+pub const CPUS: [&str; 3] = ["max", "neoverse-n2", "cortex-a57"];
 const LINUX_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// How many tests passed and failed.
@@ -102,6 +103,10 @@ pub fn run(args: &Args) -> Result<bool, String> {
     } else {
         args.cpus.clone()
     };
+    // The small suites of the kernel's own tests need its programs.
+    if args.suites.is_empty() || args.suites.iter().any(|s| s.starts_with("selftests")) {
+        selftests::build(&tree)?;
+    }
     tally.add(qemu::suites(&kernel, &busybox, &cpus, &args.suites)?);
     if args.full && args.hyp == Hyp::Rust {
         tally.add(configs::full(args, &tree, &version, &busybox)?);

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel's own KVM selftests (tools/testing/selftests/kvm): which there are, with which arguments they end in
+//! bearable time on an emulated machine, and the suites that run them.
+
+mod compare;
+mod results;
+pub mod table;
+
+use crate::ktap::Status;
+use crate::suites::{Mode, Needs, Suite, Test};
+
+/// Where they are in the initramfs.
+pub const DIR: &str = "/selftests";
+/// The suite of them all, which runs only when it is named.
+pub const ALL: &str = "selftests-all";
+
+/// The modes of the host that they run in.
+pub const MODES: [Mode; 2] = [Mode::Protected, Mode::Nvhe];
+
+/// A selftest.
+pub struct Selftest {
+    /// The program, as the kernel's Makefile names it.
+    pub program: &'static str,
+    /// Seconds before it is ended. Nearly all end in a tenth of it: a machine with other work may be slow.
+    pub limit: u32,
+    /// Program and arguments.
+    argv: &'static [&'static str],
+    /// Why it has arguments.
+    pub why: &'static str,
+    /// Part of the small suite.
+    quick: bool,
+}
+
+impl Selftest {
+    /// The arguments after the program.
+    pub fn arguments(&self) -> &'static [&'static str] {
+        self.argv.get(1..).unwrap_or_default()
+    }
+}
+
+macro_rules! selftest {
+    ($program:literal, $limit:literal $(, $argument:literal)* $(; $why:literal)?) => {
+        Selftest {
+            program: $program,
+            limit: $limit,
+            argv: &[concat!("/selftests/", $program) $(, $argument)*],
+            why: concat!("" $(, $why)?),
+            quick: false,
+        }
+    };
+}
+
+/// A fast one that says much, run at every change.
+const fn quick(mut test: Selftest) -> Selftest {
+    test.quick = true;
+    test
+}
+
+/// All that the kernel builds for arm64, in the order in which they run.
+pub const TESTS: &[Selftest] = &[
+    selftest!("access_tracking_perf_test", 120, "-b", "4M"; "the default ages 1 GiB in each guest mode"),
+    selftest!("arch_timer", 120, "-i", "2", "-e", "1000000"; "the emulator's time goes on while the machine does other work, so interrupts come late"),
+    selftest!("arm64/aarch32_id_regs", 60),
+    selftest!("arm64/arch_timer_edge_cases", 300, "-i", "1", "-w", "100"; "as above; each wait is longer"),
+    selftest!("arm64/at", 60),
+    selftest!("arm64/debug-exceptions", 180, "-i", "500"; "the default takes 10000 single steps"),
+    quick(selftest!("arm64/external_aborts", 60)),
+    selftest!("arm64/hello_el2", 60),
+    selftest!("arm64/hidden_features", 60),
+    quick(selftest!("arm64/host_sve", 60)),
+    quick(selftest!("arm64/hypercalls", 60)),
+    selftest!("arm64/idreg-idst", 60),
+    selftest!("arm64/kvm-uuid", 60),
+    quick(selftest!("arm64/mmio_sign_ext", 60)),
+    selftest!("arm64/no-vgic", 60),
+    selftest!("arm64/page_fault_test", 300),
+    quick(selftest!("arm64/psci_test", 60)),
+    selftest!("arm64/sea_to_user", 120),
+    selftest!("arm64/set_id_regs", 120),
+    quick(selftest!("arm64/smccc_filter", 60)),
+    quick(selftest!("arm64/stage2_block_transitions", 60)),
+    selftest!("arm64/vcpu_width_config", 60),
+    selftest!("arm64/vgic_init", 120),
+    selftest!("arm64/vgic_irq", 120),
+    selftest!("arm64/vgic_its_save", 120),
+    quick(selftest!("arm64/vgic_lpi_stress", 120)),
+    selftest!("arm64/vgic_v5", 60),
+    selftest!("arm64/vpmu_counter_access", 120),
+    selftest!("coalesced_io_test", 60),
+    selftest!("demand_paging_test", 120, "-b", "4M"; "the default pages in 1 GiB in each guest mode"),
+    selftest!("dirty_log_perf_test", 120, "-b", "4M"; "the default dirties 1 GiB in each guest mode"),
+    selftest!("dirty_log_test", 300, "-i", "2"; "the default is 32 rounds of each log mode in each guest mode"),
+    quick(selftest!("get-reg-list", 120)),
+    selftest!("guest_memfd_test", 120),
+    quick(selftest!("guest_print_test", 60)),
+    selftest!("irqfd_test", 300),
+    selftest!("kvm_binary_stats_test", 60),
+    selftest!("kvm_create_max_vcpus", 120),
+    selftest!("kvm_page_table_test", 300, "-b", "8M"; "the default maps 1 GiB in each guest mode"),
+    selftest!("memslot_modification_stress_test", 120, "-b", "4M"; "the default dirties 1 GiB in each guest mode"),
+    selftest!("memslot_perf_test", 300, "-s", "64", "-l", "1", "-t", "200"; "the default times five seconds of each operation on 32767 slots"),
+    selftest!("mmu_stress_test", 300, "-c", "2", "-m", "1", "-s", "1", "-H"; "the default is a guest of 128 GiB on small pages"),
+    selftest!("rseq_test", 300),
+    selftest!("set_memory_region_test", 120),
+    quick(selftest!("steal_time", 60)),
+    selftest!("vm_types_test", 60),
+];
+
+const NESTED: &str = "A guest with an EL2 of its own exists in neither mode.";
+/// What a reader of the table may want to know of a test that is skipped or fails.
+const NOTES: &[(&str, Status, &str)] = &[
+    ("arm64/at", Status::Skipped, NESTED),
+    ("arm64/hello_el2", Status::Skipped, NESTED),
+    (
+        "arm64/sea_to_user",
+        Status::Failed,
+        "Wants firmware that injects memory errors, and reports a failure where it means to skip.",
+    ),
+    (
+        "arm64/vgic_init",
+        Status::Failed,
+        "Expects VMs of 40 address bits; protected KVM gives each all that the CPU has.",
+    ),
+    ("arm64/vgic_v5", Status::Skipped, "QEMU emulates no GICv5."),
+];
+
+/// The suites: the small one in both modes, and all of them.
+pub fn suites() -> [Suite; 3] {
+    let tests = |small: bool| {
+        TESTS
+            .iter()
+            .filter(|t| t.quick || !small)
+            .map(|t| Test {
+                name: t.program,
+                limit: t.limit,
+                argv: t.argv,
+                console: &[],
+            })
+            .collect()
+    };
+    let machine = Needs {
+        kernel_tests: true,
+        mem: 6144,
+        cmdline: "default_hugepagesz=2M hugepagesz=2M hugepages=640 hugepagesz=1G hugepages=1 ",
+        ..Needs::default()
+    };
+    let small = Needs {
+        models: &["max"],
+        ..machine
+    };
+    [
+        Suite {
+            name: "selftests",
+            about: "some of the kernel's own KVM selftests, in the protected mode",
+            tests: tests(true),
+            needs: small,
+            alone: false,
+        },
+        Suite {
+            name: "selftests-nvhe",
+            about: "the same in the mode that protects no VMs",
+            tests: tests(true),
+            needs: Needs {
+                mode: Mode::Nvhe,
+                ..small
+            },
+            alone: false,
+        },
+        Suite {
+            name: ALL,
+            about: "all of the kernel's own KVM selftests (scripts/selftests compares the two objects)",
+            tests: tests(false),
+            needs: Needs {
+                on_request: true,
+                ..machine
+            },
+            alone: false,
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_whole() {
+        assert_eq!(TESTS.len(), 46);
+        assert!(TESTS.is_sorted_by_key(|t| t.program));
+        assert!(TESTS.iter().all(|t| t.argv[0] == format!("{DIR}/{}", t.program)));
+        assert!(TESTS.iter().all(|t| t.arguments().is_empty() == t.why.is_empty()));
+    }
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel's selftests on both objects, side by side: compares the results and writes `Documentation/selftests.rst`.
+
+use super::results::{Attempt, Results, rank, word};
+use super::{MODES, NOTES, TESTS};
+use crate::args::Hyp;
+use crate::ktap::Status;
+use crate::suites::Mode;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// A CPU model and a mode, and what both objects did there.
+struct Config {
+    cpu: &'static str,
+    mode: Mode,
+    c: Vec<Attempt>,
+    rust: Vec<Attempt>,
+}
+
+impl Config {
+    fn name(&self) -> String {
+        format!("{} {}", self.cpu, self.mode.name())
+    }
+
+    fn of(&self, hyp: Hyp) -> &[Attempt] {
+        match hyp {
+            Hyp::C => &self.c,
+            Hyp::Rust => &self.rust,
+        }
+    }
+}
+
+/// What a test did on an object: its best attempt, and whether there was a worse one.
+#[derive(Clone, PartialEq, Eq)]
+struct Verdict {
+    status: Status,
+    again: bool,
+}
+
+fn verdict(attempts: &[Attempt], test: &str) -> Option<Verdict> {
+    let mine: Vec<_> = attempts.iter().filter(|a| a.test == test).collect();
+    let status = mine.iter().map(|a| a.status).min_by_key(|s| rank(*s))?;
+    let again = mine.first().is_some_and(|a| a.status != status);
+    Some(Verdict { status, again })
+}
+
+/// What a reader must not miss: where the Rust object does worse than the C object.
+fn loss(c: Option<&Verdict>, rust: Option<&Verdict>) -> bool {
+    c.zip(rust)
+        .is_some_and(|(c, rust)| rank(rust.status) > rank(c.status))
+}
+
+fn cell(c: Option<&Verdict>, rust: Option<&Verdict>) -> String {
+    let say = |v: Option<&Verdict>| {
+        v.map_or("?".to_owned(), |v| {
+            let again = if v.again { " (2)" } else { "" };
+            format!("{}{again}", word(v.status))
+        })
+    };
+    let (c, rust) = (say(c), say(rust));
+    if c == rust { c } else { format!("{c} / {rust}") }
+}
+
+/// Writes the document from the results in a directory. Returns one line per loss, and one if not everything was run.
+///
+/// # Errors
+/// There are no results, or the file cannot be written.
+pub fn write(out: &Path, dir: &Path) -> Result<Vec<String>, String> {
+    let configs: Vec<Config> = ["max", "neoverse-n2", "cortex-a57"]
+        .into_iter()
+        .flat_map(|cpu| MODES.map(|mode| (cpu, mode)))
+        .map(|(cpu, mode)| Config {
+            cpu,
+            mode,
+            c: Results::read(dir, Hyp::C, cpu, mode).attempts,
+            rust: Results::read(dir, Hyp::Rust, cpu, mode).attempts,
+        })
+        .filter(|config| !config.c.is_empty() || !config.rust.is_empty())
+        .collect();
+    if configs.is_empty() {
+        return Err(format!("{}: no results of selftests", dir.display()));
+    }
+    let (text, losses) = document(&configs);
+    std::fs::write(out, text).map_err(|e| format!("{}: {e}", out.display()))?;
+    Ok(losses)
+}
+
+fn document(configs: &[Config]) -> (String, Vec<String>) {
+    let mut losses = Vec::new();
+    let mut missing = 0;
+    let mut rows = Vec::new();
+    for test in TESTS {
+        let mut row = vec![test.program.to_owned()];
+        for config in configs {
+            let c = verdict(&config.c, test.program);
+            let rust = verdict(&config.rust, test.program);
+            missing += u32::from(c.is_none() || rust.is_none());
+            if loss(c.as_ref(), rust.as_ref()) {
+                losses.push(format!(
+                    "{} on {}: {} with the C object, {} with the Rust object",
+                    test.program,
+                    config.name(),
+                    c.map_or("not run", |v| word(v.status)),
+                    rust.map_or("not run", |v| word(v.status)),
+                ));
+                row.push(format!("**{}**", cell_of(config, test.program)));
+            } else {
+                row.push(cell_of(config, test.program));
+            }
+        }
+        rows.push(row);
+    }
+    let mut text = String::from(HEAD);
+    summary(&mut text, configs, &losses, missing);
+    table(&mut text, configs, &rows);
+    reasons(&mut text, configs, Status::Skipped, SKIPPED);
+    reasons(&mut text, configs, Status::Failed, FAILED);
+    arguments(&mut text);
+    if missing > 0 {
+        losses.push(format!("{missing} results of one object or both are missing"));
+    }
+    (text, losses)
+}
+
+fn cell_of(config: &Config, test: &str) -> String {
+    cell(
+        verdict(&config.c, test).as_ref(),
+        verdict(&config.rust, test).as_ref(),
+    )
+}
+
+fn summary(text: &mut String, configs: &[Config], losses: &[String], missing: u32) {
+    for hyp in [Hyp::C, Hyp::Rust] {
+        let mut objects: Vec<&str> = configs
+            .iter()
+            .flat_map(|c| c.of(hyp))
+            .map(|a| a.object.as_str())
+            .collect();
+        objects.sort_unstable();
+        objects.dedup();
+        let mut counts = [0_u32; 3];
+        for config in configs {
+            for v in TESTS.iter().filter_map(|t| verdict(config.of(hyp), t.program)) {
+                counts[usize::from(rank(v.status))] += 1;
+            }
+        }
+        let _ = writeln!(
+            text,
+            "* {}: {} passed, {} skipped, {} failed",
+            objects.join("; "),
+            counts[0],
+            counts[1],
+            counts[2]
+        );
+    }
+    text.push('\n');
+    if missing > 0 {
+        let _ = writeln!(text, "A ``?`` was not run; there are {missing} cells with one.\n");
+    }
+    if losses.is_empty() {
+        text.push_str("Nothing that was run does worse on the Rust object than on the C object.\n\n");
+    } else {
+        text.push_str("Where the Rust object does worse:\n\n");
+        for loss in losses {
+            let _ = writeln!(text, "* {loss}");
+        }
+        text.push('\n');
+    }
+}
+
+/// A simple table: one row per test, one column per CPU model and mode.
+fn table(text: &mut String, configs: &[Config], rows: &[Vec<String>]) {
+    let mut heads = vec![vec!["Test".to_owned()], vec![String::new()]];
+    for config in configs {
+        heads[0].push(config.cpu.to_owned());
+        heads[1].push(config.mode.name().to_owned());
+    }
+    let widths: Vec<usize> = (0..=configs.len())
+        .map(|i| {
+            heads
+                .iter()
+                .chain(rows)
+                .map(|row| row[i].len())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let rule = widths
+        .iter()
+        .map(|w| "=".repeat(*w))
+        .collect::<Vec<_>>()
+        .join("  ");
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let _ = writeln!(text, "{rule}");
+    for head in &heads {
+        let _ = writeln!(text, "{}", line(head));
+    }
+    let _ = writeln!(text, "{rule}");
+    for row in rows {
+        let _ = writeln!(text, "{}", line(row));
+    }
+    let _ = writeln!(text, "{rule}");
+}
+
+/// For each test that ended so anywhere: the reasons, and where each was given.
+fn reasons(text: &mut String, configs: &[Config], status: Status, head: &str) {
+    let mut section = String::new();
+    for test in TESTS {
+        // Reason, and the objects and configurations that gave it.
+        let mut groups: Vec<(&str, Vec<(Hyp, usize)>)> = Vec::new();
+        for (index, config) in configs.iter().enumerate() {
+            for hyp in [Hyp::C, Hyp::Rust] {
+                for attempt in config.of(hyp) {
+                    if attempt.test != test.program || attempt.status != status {
+                        continue;
+                    }
+                    let place = (hyp, index);
+                    match groups.iter_mut().find(|(reason, _)| *reason == attempt.reason) {
+                        Some((_, places)) if places.contains(&place) => {}
+                        Some((_, places)) => places.push(place),
+                        None => groups.push((&attempt.reason, vec![place])),
+                    }
+                }
+            }
+        }
+        if groups.is_empty() {
+            continue;
+        }
+        let _ = writeln!(section, "\n``{}``", test.program);
+        for (program, of, note) in NOTES {
+            if *program == test.program && *of == status {
+                let _ = writeln!(section, "    {note}\n");
+            }
+        }
+        for (reason, places) in groups {
+            let _ = writeln!(
+                section,
+                "    * {}: ``{}``",
+                places_of(configs, &places),
+                reason.replace('`', "'")
+            );
+        }
+    }
+    if !section.is_empty() {
+        text.push_str(head);
+        text.push_str(&section);
+    }
+}
+
+/// Names places: an object is named only where the other did not do the same.
+fn places_of(configs: &[Config], places: &[(Hyp, usize)]) -> String {
+    if places.len() == 2 * configs.len() {
+        return "everywhere".to_owned();
+    }
+    let mut parts = Vec::new();
+    for (index, config) in configs.iter().enumerate() {
+        let has = |hyp| places.contains(&(hyp, index));
+        match (has(Hyp::C), has(Hyp::Rust)) {
+            (true, true) => parts.push(config.name()),
+            (true, false) => parts.push(format!("{} (C)", config.name())),
+            (false, true) => parts.push(format!("{} (Rust)", config.name())),
+            (false, false) => {}
+        }
+    }
+    parts.join(", ")
+}
+
+fn arguments(text: &mut String) {
+    text.push_str(ARGUMENTS);
+    for test in TESTS.iter().filter(|t| !t.why.is_empty()) {
+        let _ = writeln!(
+            text,
+            "\n``{} {}``\n    {}.",
+            test.program,
+            test.arguments().join(" "),
+            test.why
+        );
+    }
+}
+
+const HEAD: &str = "\
+.. SPDX-License-Identifier: GPL-2.0-only
+
+=============================
+KVM selftests on both objects
+=============================
+
+..
+   This file is written by ``scripts/selftests``; do not edit it.
+
+``scripts/selftests`` builds the kernel's own KVM selftests (``tools/testing/selftests/kvm``, all that it builds for
+arm64), boots the same kernel with its C object and with the Rust object on the same machines, and writes this table.
+Its exit status is 0 only if no test does worse on the Rust object than on the C object.
+
+A cell holds what both did, or what the C object did and, after the stroke, what the Rust object did. A test that fails
+is run once more in a boot of its own; ``ok (2)`` passed then. That happens to tests that hold the emulator to a time
+while the machine below it does other work. Under ``protected`` the host boots with ``kvm-arm.mode=protected``, and its
+normal VMs are tested; under ``nvhe`` nothing is protected, and EL2 only switches worlds.
+
+";
+
+const SKIPPED: &str = "
+Why tests are skipped
+=====================
+";
+
+const FAILED: &str = "
+Why tests fail
+==============
+";
+
+const ARGUMENTS: &str = "
+Tests that take arguments
+=========================
+
+The others run as they are. These end in bearable time on an emulated machine only so:
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(test: &str, status: Status, reason: &str) -> Attempt {
+        Attempt {
+            test: test.into(),
+            status,
+            object: "object".into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn config(c: Vec<Attempt>, rust: Vec<Attempt>) -> Config {
+        Config {
+            cpu: "max",
+            mode: Mode::Nvhe,
+            c,
+            rust,
+        }
+    }
+
+    #[test]
+    fn worse_on_ours_is_a_loss() {
+        use Status::{Failed, Passed, Skipped};
+        let lost = |c, rust| {
+            let v = |status| Verdict { status, again: false };
+            loss(Some(&v(c)), Some(&v(rust)))
+        };
+        assert!(lost(Passed, Failed) && lost(Passed, Skipped) && lost(Skipped, Failed));
+        assert!(!lost(Passed, Passed) && !lost(Failed, Failed) && !lost(Failed, Passed));
+        let seen = Verdict {
+            status: Passed,
+            again: false,
+        };
+        assert!(!loss(Some(&seen), None) && !loss(None, Some(&seen)));
+    }
+
+    #[test]
+    fn a_second_attempt_counts_and_shows() {
+        let attempts = [
+            attempt("get-reg-list", Status::Failed, "slow"),
+            attempt("get-reg-list", Status::Passed, ""),
+        ];
+        let v = verdict(&attempts, "get-reg-list").unwrap();
+        assert!(v.status == Status::Passed && v.again);
+        assert_eq!(cell(Some(&v), Some(&v)), "ok (2)");
+        assert!(verdict(&attempts, "steal_time").is_none());
+    }
+
+    #[test]
+    fn the_document_names_losses_and_reasons() {
+        let (text, losses) = document(&[config(
+            vec![
+                attempt("get-reg-list", Status::Passed, ""),
+                attempt("arm64/at", Status::Skipped, "no EL2"),
+            ],
+            vec![
+                attempt("get-reg-list", Status::Failed, "x == y"),
+                attempt("arm64/at", Status::Skipped, "no EL2"),
+            ],
+        )]);
+        assert_eq!(losses.len(), 2);
+        assert!(losses[0].starts_with("get-reg-list on max nvhe: ok"));
+        assert!(losses[1].starts_with("44 results"));
+        assert!(text.contains("**ok / fail**"));
+        assert!(text.contains("* everywhere: ``no EL2``"));
+        assert!(text.contains("* max nvhe (Rust): ``x == y``"));
+        assert!(text.contains("1 passed, 1 skipped, 0 failed"));
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `scripts/selftests`: the kernel's own KVM selftests on the C object and on ours, on the same machines, as one table.
+
+use crate::args::Args;
+use crate::kernel::{self, Hyp};
+use crate::paths;
+use crate::qemu;
+use crate::setup;
+use crate::sh::{self, cmd};
+use crate::test::CPUS;
+use crate::ui;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// The runner's suite of them all.
+const SUITE: &str = "selftests-all";
+/// The host's modes.
+pub const MODES: [&str; 2] = ["protected", "nvhe"];
+
+fn dir(tree: &Path) -> PathBuf {
+    let name = tree.file_name().unwrap_or_default().to_string_lossy();
+    paths::cache()
+        .join("selftests")
+        .join(kernel::tree_prefix(tree) + &name)
+}
+
+/// Where the programs of a tree are.
+pub fn programs(tree: &Path) -> PathBuf {
+    dir(tree).join("out")
+}
+
+/// Builds the selftests of a kernel tree, static, outside of tree and checkout.
+///
+/// # Errors
+/// One line; the compiler's are shown before.
+pub fn build(tree: &Path) -> Result<(), String> {
+    let (headers, out) = (dir(tree).join("headers"), programs(tree));
+    sh::mkdir(&headers)?;
+    // Below tools go the headers that it generates; the default is the source tree.
+    sh::mkdir(&out.join("tools"))?;
+    ui::step("build the kernel's KVM selftests", |now| {
+        // What headers_install would copy, without the rsync that it needs.
+        let mut make = cross_make(tree);
+        make.arg(format!("O={}", headers.display())).arg("headers");
+        sh::logged("selftests-headers", make, now)?;
+        let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let mut make = cross_make(&tree.join("tools/testing/selftests/kvm"));
+        make.arg(format!("-j{jobs}"))
+            .arg(format!("OUTPUT={}", out.display()))
+            .arg(format!("abs_objdir={}", out.display()))
+            .arg(format!(
+                "KHDR_INCLUDES=-isystem {}",
+                headers.join("usr/include").display()
+            ))
+            .arg("LDFLAGS=-static -s");
+        sh::logged("selftests", make, now)
+    })
+}
+
+fn cross_make(dir: &Path) -> Command {
+    let mut make = cmd("make", ["-C"]);
+    make.arg(dir)
+        .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"]);
+    make
+}
+
+/// Runs them all; true when the Rust object does no worse anywhere.
+///
+/// # Errors
+/// One line, when they could not be run at all.
+pub fn run(args: &Args) -> Result<bool, String> {
+    let start = Instant::now();
+    ui::headline("what is needed");
+    setup::programs(false)?;
+    setup::rust_src()?;
+    let busybox = setup::busybox()?;
+    let (tree, version) = setup::linux(args.kdir.as_deref())?;
+
+    ui::headline("build");
+    let kernels = [Hyp::C, Hyp::Rust].map(|hyp| kernel::build(&tree, &version, hyp));
+    let [c, rust] = kernels;
+    let kernels = [c?, rust?];
+    build(&tree)?;
+    qemu::build_runner()?;
+
+    let chosen = |given: &[String], all: &[&str]| -> Vec<String> {
+        if given.is_empty() {
+            all.iter().map(|&word| word.to_owned()).collect()
+        } else {
+            given.to_vec()
+        }
+    };
+    for cpu in &chosen(&args.cpus, &CPUS) {
+        for mode in &chosen(&args.modes, &MODES) {
+            for kernel in &kernels {
+                ui::headline(&format!(
+                    "{cpu}, kvm-arm.mode={mode}, Linux {version} with the {} EL2",
+                    kernel.hyp.name()
+                ));
+                let mut runner = qemu::runner(kernel, &busybox);
+                runner.args(["--suite", SUITE, "--cpu", cpu, "--mode", mode]);
+                // That some fail is for the table to judge.
+                qemu::lines(runner, ui::say)?;
+            }
+        }
+    }
+
+    ui::headline("side by side");
+    let whole = args.cpus.is_empty() && args.modes.is_empty();
+    let table = if whole {
+        paths::root().join("Documentation/selftests.rst")
+    } else {
+        paths::root().join("target/selftests.rst")
+    };
+    let mut runner = qemu::runner(&kernels[1], &busybox);
+    runner.arg("--selftests-table").arg(&table);
+    let held = qemu::lines(runner, ui::say)?;
+    ui::say(&format!(
+        "{} in {}; the table is {}",
+        if held {
+            "No test does worse on the Rust object,"
+        } else {
+            "The Rust object does worse,"
+        },
+        ui::seconds(start.elapsed()),
+        table.display()
+    ));
+    Ok(held)
+}
