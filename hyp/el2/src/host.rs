@@ -205,16 +205,20 @@ pub fn enable_stage2_in(params: InitParams) {
 
 /// Hypercall 7: turns the host's stage 2 on for this CPU. [`Error::Perm`] the second time.
 pub fn prot_finalize() -> Result<()> {
-    let params = statics::init_params();
-    // The register counts and not the parameters: another CPU's CPU_ON or a suspend that failed may have changed these
-    // before this CPU got here.
-    if read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM != 0 {
-        return Err(Error::Perm);
-    }
     if HOST_ROOT.get().is_none() {
         // EL2 was never initialised for protected mode, or not to the end, so there is no stage 2 to turn on.
         return Err(Error::Perm);
     }
+    if crate::state::this_cpu().finalise() {
+        return Err(Error::Perm);
+    }
+    // The register counts and not the parameters: another CPU's CPU_ON or a suspend that failed may have changed these
+    // before this CPU got here. Where it is set, this CPU slept while the first one began, and came back under stage 2;
+    // the kernel takes an error here for the end of protection.
+    if read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM != 0 {
+        return Ok(());
+    }
+    let params = statics::init_params();
     enable_stage2_in(params);
     // A CPU that comes back from firmware reads them with its MMU off. The maintenance completes with a DSB, which
     // the register writes below need as well.

@@ -74,12 +74,18 @@ pub struct PerCpu {
     vcpus: UnsafeCell<CpuState<VmPtr>>,
     fixmap: UnsafeCell<Option<Slot>>,
     number: Cell<u32>,
+    finalised: Cell<bool>,
 }
 
 impl PerCpu {
     /// The CPU's number in the kernel's order; `u32::MAX` before `__pkvm_init`.
     pub fn number(&self) -> u32 {
         self.number.get()
+    }
+
+    /// Notes that the host has asked for its stage 2 on this CPU, and tells whether it had asked before.
+    pub fn finalise(&self) -> bool {
+        self.finalised.replace(true)
     }
 }
 
@@ -95,6 +101,7 @@ static PER_CPU: Template = Template(PerCpu {
     vcpus: UnsafeCell::new(CpuState::new(CpuId(u32::MAX))),
     fixmap: UnsafeCell::new(None),
     number: Cell::new(u32::MAX),
+    finalised: Cell::new(false),
 });
 
 /// This CPU's own state.
