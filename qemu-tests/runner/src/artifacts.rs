@@ -14,6 +14,16 @@ pub fn tests_dir() -> PathBuf {
 
 const LINUX: &str = "aarch64-unknown-linux-gnu";
 
+/// Which programs are wanted besides init.
+pub struct Programs {
+    /// The VMM.
+    pub vmm: bool,
+    /// The bare-metal guest.
+    pub payload: bool,
+    /// The monitor at EL3.
+    pub monitor: bool,
+}
+
 /// Where the built programs are.
 pub struct Artifacts {
     bin: PathBuf,
@@ -29,17 +39,20 @@ impl Artifacts {
         }
     }
 
-    /// Programs in this repository's target directory; `build` makes them anew where needed, the VMM's and the
-    /// bare-metal guest's where asked for.
-    pub fn own(build: bool, vmm: bool, payload: bool) -> Result<Self, String> {
+    /// Programs in this repository's target directory; `build` makes them anew where needed, the
+    /// others where asked for.
+    pub fn own(build: bool, more: &Programs) -> Result<Self, String> {
         let target = tests_dir().join("target");
         if build {
             cargo(&tests_dir().join("init"), &target)?;
-            if vmm {
+            if more.vmm {
                 cargo(&tests_dir().join("vmm"), &target)?;
             }
-            if payload {
-                bare_metal(&tests_dir().join("guest"), &target)?;
+            if more.payload {
+                bare_metal("guest", &target)?;
+            }
+            if more.monitor {
+                bare_metal("monitor", &target)?;
             }
         }
         Ok(Self {
@@ -56,11 +69,20 @@ impl Artifacts {
 
     /// The bare-metal guest, a flat image.
     pub fn payload(&self) -> Result<Vec<u8>, String> {
-        let beside = self.bin.join(PAYLOAD);
+        self.flat("pkvm-guest.bin")
+    }
+
+    /// The monitor at EL3, a flat image.
+    pub fn monitor(&self) -> Result<Vec<u8>, String> {
+        self.flat("pkvm-monitor.bin")
+    }
+
+    fn flat(&self, name: &str) -> Result<Vec<u8>, String> {
+        let beside = self.bin.join(name);
         let path = if beside.is_file() {
             beside
         } else {
-            tests_dir().join("target").join(PAYLOAD)
+            tests_dir().join("target").join(name)
         };
         std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
     }
@@ -163,13 +185,14 @@ fn cargo(dir: &Path, target: &Path) -> Result<(), String> {
 }
 
 const BARE: &str = "aarch64-unknown-none-softfloat";
-const PAYLOAD: &str = "pkvm-guest.bin";
 
-/// Builds the bare-metal guest and makes a flat image of it.
-fn bare_metal(dir: &Path, target: &Path) -> Result<(), String> {
+/// Builds a bare-metal program and makes a flat image of it.
+fn bare_metal(name: &str, target: &Path) -> Result<(), String> {
+    let dir = tests_dir().join(name);
+    let program = format!("pkvm-{name}");
     let mut cargo = Command::new("cargo");
     cargo
-        .current_dir(dir)
+        .current_dir(&dir)
         .args([
             "build",
             "--quiet",
@@ -186,9 +209,9 @@ fn bare_metal(dir: &Path, target: &Path) -> Result<(), String> {
     let mut objcopy = Command::new("aarch64-linux-gnu-objcopy");
     objcopy
         .args(["-O", "binary"])
-        .arg(target.join(BARE).join("release/pkvm-guest"))
-        .arg(target.join(PAYLOAD));
-    run(objcopy, "the flat image of the bare-metal guest")
+        .arg(target.join(BARE).join("release").join(&program))
+        .arg(target.join(format!("{program}.bin")));
+    run(objcopy, &format!("the flat image of {program}"))
 }
 
 fn run(mut command: Command, what: &str) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod args;
 mod artifacts;
 mod cpio;
 mod fdt;
+mod firmware;
 mod judgements;
 mod ktap;
 mod monitor;
@@ -102,8 +103,13 @@ fn run(args: &Args) -> Result<bool, String> {
         Some(dir) => Artifacts::at(dir.clone()),
         None => Artifacts::own(
             !args.no_build,
-            chosen.iter().any(|s| s.needs.vmm || s.needs.selftest),
-            chosen.iter().any(|s| s.needs.payload),
+            &artifacts::Programs {
+                vmm: chosen.iter().any(|s| s.needs.vmm || s.needs.selftest),
+                payload: chosen.iter().any(|s| s.needs.payload),
+                monitor: chosen
+                    .iter()
+                    .any(|s| s.tests.iter().any(|t| firmware::of(s.name, t.name).is_some())),
+            },
         )?,
     };
     let symbols = Symbols::read(args.kbuild.as_deref());
@@ -252,29 +258,46 @@ impl Session<'_> {
             .fold(self.args.mem.max(self.suite.needs.mem), |mem, (_, more)| {
                 mem.max(more)
             });
+        let firmware = tests.first().and_then(|t| firmware::of(self.suite.name, t.name));
         let mut machine = qemu::Machine {
             kernel: self.kernel,
             initrd: &initrd,
             cpu: self.cpu,
             cpu_properties: self.suite.needs.cpu,
-            options: self.suite.needs.machine,
+            options: if firmware.is_some() {
+                firmware::MACHINE
+            } else {
+                self.suite.needs.machine
+            },
             smp,
             mem,
             cmdline: self.cmdline(tests),
             dtb: None,
+            flash: None,
             gdb: self.args.gdb,
         };
-        if self.suite.needs.no_map || self.suite.needs.odd_gicv {
+        if self.suite.needs.no_map || self.suite.needs.odd_gicv || firmware.is_some() {
             let path = file("dtb");
-            let mut tree = qemu::default_dtb(&machine, &path)?;
+            let mut tree = fdt::Tree::parse(&qemu::default_dtb(&machine, &path)?)?;
             if self.suite.needs.no_map {
-                tree = fdt::add_no_map(&tree, NO_MAP.0, NO_MAP.1)?;
+                tree.add_no_map(NO_MAP.0, NO_MAP.1);
             }
+            if firmware.is_some() {
+                let initrd_len = std::fs::metadata(&initrd).map_or(0, |m| m.len());
+                firmware::describe(&mut tree, &machine.cmdline, initrd_len);
+            }
+            let mut tree = tree.flatten();
             if self.suite.needs.odd_gicv {
                 tree = fdt::odd_gicv(&tree)?;
             }
             std::fs::write(&path, tree).map_err(|e| format!("{}: {e}", path.display()))?;
             machine.dtb = Some(path);
+        }
+        if let Some(firmware) = firmware {
+            let path = file("flash");
+            let flash = firmware.flash(&self.artifacts.monitor()?, smp, mem)?;
+            std::fs::write(&path, flash).map_err(|e| format!("{}: {e}", path.display()))?;
+            machine.flash = Some(path);
         }
         if self.args.shell {
             return qemu::interact(&machine).map(|()| None);
@@ -291,8 +314,8 @@ impl Session<'_> {
             each(timed, &log, object);
         })?;
         let _ = std::fs::remove_file(&initrd);
-        if let Some(dtb) = &machine.dtb {
-            let _ = std::fs::remove_file(dtb);
+        for path in [&machine.dtb, &machine.flash].into_iter().flatten() {
+            let _ = std::fs::remove_file(path);
         }
         Ok(Some((report, log)))
     }
@@ -391,6 +414,9 @@ impl Session<'_> {
             String::from("console=ttyAMA0 panic=-1 loglevel=7 printk.devkmsg=on random.trust_bootloader=on ");
         line.push_str(self.mode.word());
         line.push_str(self.suite.needs.cmdline);
+        for test in tests {
+            line.push_str(firmware::kernel_words(self.suite.name, test.name));
+        }
         line.push_str(" -- ");
         if self.args.shell {
             line.push_str("shell ");

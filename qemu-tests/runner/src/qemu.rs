@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One boot: starts QEMU, follows its console up to a time limit, and says how it ended.
 
+use crate::firmware;
 use crate::ktap::{self, Event, Outcome, Parser};
 use crate::monitor;
 use std::fs::File;
@@ -33,6 +34,8 @@ pub struct Machine<'a> {
     pub cmdline: String,
     /// A device tree to use in place of QEMU's own.
     pub dtb: Option<PathBuf>,
+    /// What is in the secure flash, if the machine has a secure side; the command line is in the device tree then.
+    pub flash: Option<PathBuf>,
     /// QEMU waits for a debugger on port 1234.
     pub gdb: bool,
 }
@@ -79,6 +82,13 @@ fn joined(first: &str, more: &str) -> String {
     format!("{first}{comma}{more}")
 }
 
+fn load(qemu: &mut Command, file: &Path, at: u64) {
+    let mut device = std::ffi::OsString::from("loader,file=");
+    device.push(file);
+    device.push(format!(",addr={at:#x},force-raw=on"));
+    qemu.arg("-device").arg(device);
+}
+
 fn command(machine: &Machine<'_>) -> Command {
     let mut qemu = Command::new(QEMU);
     qemu.args(["-machine", &machine_option(machine.options)])
@@ -86,14 +96,25 @@ fn command(machine: &Machine<'_>) -> Command {
         .args(["-cpu", &cpu_option(machine.cpu, machine.cpu_properties)])
         .args(["-smp", &machine.smp.to_string()])
         .args(["-m", &machine.mem.to_string()])
-        .args(["-display", "none", "-no-reboot", "-nic", "none"])
-        .arg("-kernel")
-        .arg(machine.kernel)
-        .arg("-initrd")
-        .arg(machine.initrd)
-        .args(["-append", &machine.cmdline]);
-    if let Some(dtb) = &machine.dtb {
-        qemu.arg("-dtb").arg(dtb);
+        .args(["-display", "none", "-no-reboot", "-nic", "none"]);
+    if let Some(flash) = &machine.flash {
+        // With a kernel of its own to load QEMU would not start at EL3, or hand the kernel to its firmware by another
+        // device. As plain data at fixed addresses everything is where the monitor expects it.
+        qemu.arg("-bios").arg(flash);
+        load(&mut qemu, machine.kernel, firmware::KERNEL);
+        load(&mut qemu, machine.initrd, firmware::INITRD);
+        if let Some(dtb) = &machine.dtb {
+            load(&mut qemu, dtb, firmware::DTB);
+        }
+    } else {
+        qemu.arg("-kernel")
+            .arg(machine.kernel)
+            .arg("-initrd")
+            .arg(machine.initrd)
+            .args(["-append", &machine.cmdline]);
+        if let Some(dtb) = &machine.dtb {
+            qemu.arg("-dtb").arg(dtb);
+        }
     }
     if machine.gdb {
         qemu.args(["-gdb", "tcp:127.0.0.1:1234", "-S"]);
@@ -263,7 +284,13 @@ fn pump(stream: impl std::io::Read, out: &mpsc::Sender<String>) {
 /// The line that says why a machine dies, if this is one. EL2's own report comes first and says more than the kernel's
 /// panic after it.
 fn fatal(text: &str) -> Option<String> {
-    const MARKS: [&str; 4] = ["nVHE hyp BUG at", "nVHE hyp panic", "Kernel panic", "HYP panic"];
+    const MARKS: [&str; 5] = [
+        "nVHE hyp BUG at",
+        "nVHE hyp panic",
+        "Kernel panic",
+        "HYP panic",
+        "monitor panic",
+    ];
     // What stands before it says which task called, and changes from run to run.
     let at = MARKS.iter().filter_map(|m| text.find(m)).min()?;
     Some(text[at..].trim().to_owned())

@@ -126,8 +126,8 @@ macro_rules! scenario {
     ($name:literal, $limit:literal) => {
         scenario!($name, $limit, $name)
     };
-    ($name:literal, $limit:literal, $known_as:literal) => {
-        test($known_as, $limit, &["/bin/pvm-scenario", $name])
+    ($name:literal, $limit:literal, $known_as:literal $(, $word:literal)*) => {
+        test($known_as, $limit, &["/bin/pvm-scenario", $name $(, $word)*])
     };
 }
 
@@ -187,6 +187,7 @@ macro_rules! bad_input {
 // After the macros, which it uses.
 mod diagnostics;
 mod features;
+mod secure;
 
 /// All suites, in the order in which they run.
 pub fn all() -> Vec<Suite> {
@@ -339,6 +340,7 @@ fn own() -> Vec<Suite> {
     ];
     all.extend(features::suites(vmm, hostile));
     all.extend(diagnostics::suites(vmm, hostile));
+    all.extend(secure::suites(&protected(), hostile));
     all
 }
 

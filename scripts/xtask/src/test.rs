@@ -204,9 +204,9 @@ fn clippy(tally: &mut Tally) -> Result<(), String> {
     Ok(())
 }
 
-/// Guests run on the bare machine, the rest under Linux.
+/// Guests and the monitor run on the bare machine, the rest under Linux.
 fn target_of(dir: &Path) -> &'static str {
-    if dir.ends_with("guest") {
+    if dir.ends_with("guest") || dir.ends_with("monitor") {
         EL2_TARGET
     } else {
         LINUX_TARGET
