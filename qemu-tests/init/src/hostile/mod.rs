@@ -5,9 +5,11 @@
 pub mod device;
 pub mod facts;
 mod fetch;
+pub mod monitor;
 pub mod vm;
 
 pub use device::{Hostile, Reply};
+pub use monitor::Monitor;
 pub use vm::{FakeVm, Kind};
 
 /// The error numbers of hypercalls, as they come back in x1.

@@ -3,9 +3,11 @@
 //! wrong or dangerous. Each is called by the number of the judgement, has a boot of its own, and says what it saw in a
 //! line `seen: ...`; it passes if that is what the specification demands.
 
+use super::ffa::judged;
 use super::{Fail, Outcome};
 use crate::hostile::device::Access;
 use crate::hostile::facts::Map;
+use crate::hostile::monitor::Fault;
 use crate::hostile::{FakeVm, Hostile, Kind, Reply, errno};
 use crate::ktap::Sub;
 
@@ -41,6 +43,22 @@ const CASES: &[(&str, Case)] = &[
     ("j41", |h, _| high_bits(h)),
     ("j43", |h, _| pgd_in_use(h)),
     ("j48", |h, _| super::guests::serror(h)),
+    ("j11-pin", |_, _| Ok(judged::pinned_buffer()?)),
+    ("j12-fragment", |_, _| Ok(judged::stray_fragment()?)),
+    ("j19-late", |_, _| Ok(judged::late_firmware()?)),
+    ("j20-bit31", |_, _| Ok(judged::bit_31()?)),
+    ("j21-other", |_, _| Ok(judged::retrieved(Fault::RetrieveOther)?)),
+    ("j22-offset", |_, _| Ok(judged::fragment_offset()?)),
+    ("j23-zero", |_, _| Ok(judged::retrieved(Fault::RetrieveZero)?)),
+    ("j23-huge", |_, _| Ok(judged::retrieved(Fault::RetrieveHuge)?)),
+    ("j23-long", |_, _| Ok(judged::retrieved(Fault::RetrieveLong)?)),
+    ("j23-short", |_, _| Ok(judged::retrieved(Fault::RetrieveShort)?)),
+    ("j23-wrap", |_, _| Ok(judged::retrieved(Fault::RetrieveOffset)?)),
+    ("j23-count", |_, _| Ok(judged::retrieved(Fault::RetrieveCount)?)),
+    ("j24", |_, _| Ok(judged::partitions()?)),
+    ("j25-address", |_, _| Ok(judged::odd_error(Fault::BareError)?)),
+    ("j25-zero", |_, _| Ok(judged::odd_error(Fault::ErrorZero)?)),
+    ("j26", |_, _| Ok(judged::gaps()?)),
 ];
 
 /// Runs the case that the first word names.

@@ -3,9 +3,11 @@
 
 mod badinput;
 pub mod boot;
+mod ffa;
 mod guests;
 mod judgements;
 mod modes;
+mod power;
 mod trace;
 
 use crate::ktap::Sub;
@@ -51,6 +53,8 @@ const TESTS: &[(&str, Test)] = &[
     ("bad-input", badinput::run),
     ("trace", trace::run),
     ("panic", boot::panic),
+    ("ffa", ffa::run),
+    ("power", power::run),
 ];
 
 /// Keeps this thread on one CPU, for what EL2 remembers per CPU.

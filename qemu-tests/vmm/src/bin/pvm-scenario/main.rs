@@ -7,6 +7,7 @@ mod guest;
 mod keys;
 mod linux;
 mod memory;
+mod power;
 mod races;
 mod stress;
 mod traps;
@@ -36,6 +37,8 @@ usage: pvm-scenario TEST [options]
   crowd        two protected Linux guests and a normal one at once
   kill         the VMM is killed while its guest runs
   hotplug      a CPU of the host goes off and on while a protected Linux guest runs
+  idle         the host's CPUs lose their power whenever they are idle, while a protected Linux guest runs
+  sleep        the host suspends to RAM while a protected Linux guest runs
   errors       what pvm-run says to wrong options
 
   --kernel FILE   the guests' kernel (default /guest/Image)
@@ -43,6 +46,7 @@ usage: pvm-scenario TEST [options]
   --run FILE      the program pvm-run (default: beside this one)
   --tmp DIR       where disks are made (default /tmp)
   --count N       how often: lifecycles (200), kill (4), hotplug (100), fork (4),
+                  idle (100), sleep (2),
                   storm (500), churn (4)
 
 Exit status: 0 all passed, 1 something failed, 2 a wrong option, 4 this machine cannot run it.
@@ -81,6 +85,8 @@ const TESTS: &[(&str, Test)] = &[
     ("crowd", linux::crowd),
     ("kill", stress::kill),
     ("hotplug", stress::hotplug),
+    ("idle", power::idle),
+    ("sleep", power::sleep),
     ("errors", linux::errors),
 ];
 
