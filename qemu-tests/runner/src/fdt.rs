@@ -266,4 +266,15 @@ mod tests {
         assert!(again.windows(14).any(|w| w == b"no-map@4700000"));
         assert!(again.windows(14).any(|w| w == b"no-map@4800000"));
     }
+
+    #[test]
+    fn a_region_gets_its_odd_end() {
+        let reg = |size: u64| [GICV.to_be_bytes(), size.to_be_bytes()].concat();
+        let mut tree = sample();
+        assert!(odd_gicv(&tree.flatten()).is_err());
+        tree.root.child("intc").set("reg", &reg(0x1_0000));
+        let odd = odd_gicv(&tree.flatten()).unwrap();
+        assert!(odd.windows(16).any(|w| w == reg(ODD_SIZE)));
+        assert!(Tree::parse(&odd).is_ok());
+    }
 }

@@ -245,7 +245,6 @@ pub fn suites(vmm: Needs, hostile: Needs) -> Vec<Suite> {
                 machine: "gic-version=2",
                 odd_gicv: true,
                 models: GICV2,
-                full: true,
                 ..vmm
             },
             alone: false,
