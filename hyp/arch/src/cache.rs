@@ -75,12 +75,19 @@ fn for_each_line(start: HypVa, bytes: u64, size_log2_words: u64, mut line: impl 
 pub fn dcache_clean_inval_poc(start: HypVa, bytes: u64) {
     #[cfg(target_os = "none")]
     {
-        for_each_line(start, bytes, system_ctr() >> 16, |line| {
-            // SAFETY: cleaning and invalidating a line leaves what memory holds as coherent observers see it.
-            unsafe {
-                core::arch::asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags));
-            }
-        });
+        let clean = || {
+            for_each_line(start, bytes, system_ctr() >> 16, |line| {
+                // SAFETY: cleaning and invalidating a line leaves what memory holds as coherent observers see it.
+                unsafe {
+                    core::arch::asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags));
+                }
+            });
+        };
+        clean();
+        if crate::alt::has_cap::<{ pkvm_kernel::layout::CAP_WORKAROUND_4311569 as u16 }>() {
+            // Arm SI L1 erratum 4311569: only the second pass reaches devices that are not coherent.
+            clean();
+        }
         crate::barrier::dsb_sy();
     }
     #[cfg(not(target_os = "none"))]

@@ -92,7 +92,13 @@ pub use mechanism::perform_cpuif_access;
 /// The accesses themselves.
 #[cfg(target_os = "none")]
 mod mechanism {
-    #![expect(unsafe_code, reason = "device memory, and the kernel's words by name")]
+    #![expect(
+        unsafe_code,
+        clippy::cast_ptr_alignment,
+        reason = "device memory, and the kernel's words by name at probed offsets"
+    )]
+
+    use core::sync::atomic::{AtomicU32, Ordering};
 
     use pkvm_kernel::{Kvm, Vcpu, layout};
 
@@ -150,11 +156,31 @@ mod mechanism {
             if write {
                 word.write_volatile(in_device_order(ctxt.reg(rt) as u32, big_endian));
             } else {
-                ctxt.set_reg(rt, in_device_order(word.read_volatile(), big_endian).into());
+                ctxt.set_reg(rt, in_device_order(read_device(word), big_endian).into());
             }
         }
         inject::skip_running(vcpu);
         Outcome::Handled
+    }
+
+    /// Reads a word of a device.
+    ///
+    /// # Safety
+    /// `word` is mapped at EL2 and aligned.
+    unsafe fn read_device(word: *mut u32) -> u32 {
+        if has_cap::<{ layout::CAP_WORKAROUND_NVIDIA_OLYMPUS_1027 as u16 }>() {
+            // NVIDIA Olympus erratum 1027: the device may see this load before stores that are ahead of it.
+            crate::barrier::dmb_sy();
+        }
+        // SAFETY: as the caller proves.
+        unsafe {
+            if has_cap::<{ layout::CAP_WORKAROUND_DEVICE_LOAD_ACQUIRE as u16 }>() {
+                // Cortex-A57 erratum 832075: device loads are load-acquires.
+                AtomicU32::from_ptr(word).load(Ordering::Acquire)
+            } else {
+                word.read_volatile()
+            }
+        }
     }
 }
 
