@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The runner of the QEMU tests, called and read.
 
+use crate::args::Args;
 use crate::kernel::Kernel;
 use crate::paths;
 use crate::selftests;
@@ -41,21 +42,20 @@ pub fn runner(kernel: &Kernel, busybox: &Path) -> Command {
     command
 }
 
-/// Runs suites (all without a name) on CPU models and passes the runner's lines on. Returns how many tests passed and
-/// failed.
+/// Runs suites (all without a name, with `--full` the slow ones too) on CPU models and passes the runner's lines on. Returns
+/// how many tests passed and failed.
 ///
 /// # Errors
 /// One line: the runner did not run.
-pub fn suites(
-    kernel: &Kernel,
-    busybox: &Path,
-    cpus: &[String],
-    names: &[String],
-) -> Result<(u32, u32), String> {
-    suites_with(kernel, busybox, None, cpus, names)
+pub fn suites(kernel: &Kernel, busybox: &Path, cpus: &[String], args: &Args) -> Result<(u32, u32), String> {
+    let mut command = runner(kernel, busybox);
+    if args.full {
+        command.arg("--full");
+    }
+    run_suites(command, cpus, &args.suites)
 }
 
-/// As [`suites`], with a kernel of their own for Linux guests.
+/// As [`suites`] for the suites of `names`, with a kernel of their own for Linux guests.
 ///
 /// # Errors
 /// One line: the runner did not run.
@@ -66,11 +66,15 @@ pub fn suites_with(
     cpus: &[String],
     names: &[String],
 ) -> Result<(u32, u32), String> {
-    build_runner()?;
     let mut command = runner(kernel, busybox);
     if let Some(guest) = guest {
         command.arg("--guest").arg(guest);
     }
+    run_suites(command, cpus, names)
+}
+
+fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result<(u32, u32), String> {
+    build_runner()?;
     for cpu in cpus {
         command.args(["--cpu", cpu]);
     }

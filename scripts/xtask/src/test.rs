@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     if args.suites.is_empty() || args.suites.iter().any(|s| s.starts_with("selftests")) {
         selftests::build(&tree)?;
     }
-    tally.add(qemu::suites(&kernel, &busybox, &cpus, &args.suites)?);
+    tally.add(qemu::suites(&kernel, &busybox, &cpus, args)?);
     if args.full && args.hyp == Hyp::Rust {
         tally.add(configs::full(args, &tree, &version, &busybox)?);
     }
