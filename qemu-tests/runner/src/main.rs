@@ -198,8 +198,9 @@ fn choose(args: &Args) -> Result<Vec<Suite>, String> {
 /// Where the machines with a no-map region have it: inside their memory, away from what QEMU loads at its start.
 const NO_MAP: (u64, u64) = (0x5800_0000, 0x20_0000);
 
-/// Tests that show a deviation of the C object, which fails them: a virtual SError is taken again and again.
-const C_FAILS: [(&str, &str); 1] = [("features", "serror")];
+/// Tests that show a deviation of the C object, which fails them: in protected mode a guest takes a virtual SError again
+/// and again.
+const C_FAILS: [(&str, &str); 2] = [("features", "serror"), ("features", "aarch32")];
 
 struct Session<'a> {
     args: &'a Args,
