@@ -126,7 +126,7 @@ pub fn suites(vmm: Needs, hostile: Needs) -> Vec<Suite> {
             ],
             needs: Needs {
                 variant: "protected-nvhe",
-                cmdline: "arm64_sw.hvhe=0",
+                cmdline: "id_aa64mmfr1.vh=0 arm64_sw.hvhe=0",
                 models: VHE,
                 full: true,
                 ..vmm
