@@ -50,15 +50,15 @@ pub fn version(wanted: &str) -> Outcome {
     note(&seen);
     let refused = |value: u64| value as u32 == u32::MAX;
     // The C object overlooks the bit once it has agreed on a version, and does not start protected on firmware with
-    // another major number: then nobody stands between the host and firmware.
+    // another major number: then it answers 0, or nobody stands between the host and firmware.
     let is_c = crate::system::cmdline_has("hyp=c");
-    if is_c && (version == 0x2_0000 || !refused(bit31)) {
+    if is_c && (matches!(version, 0 | 0x2_0000) || !refused(bit31)) {
         note("this is what the C object does");
     } else if !refused(bit31) {
         return Err(Fail::Because(format!("a version with bit 31 set: {bit31:#x}")));
     }
     let good = match wanted {
-        "none" if is_c && version == 0x2_0000 => return Ok(()),
+        "none" if is_c && matches!(version, 0 | 0x2_0000) => return Ok(()),
         "none" => !probed && refused(version),
         "1.0" => probed && version == 0x1_0000,
         "1.1" => probed && version == 0x1_0001,

@@ -121,7 +121,7 @@ fn one(kind: Kind, what: &str, report: &mut Report) -> std::result::Result<(), F
     let mut wrong = 0;
     for _ in 0..ROUNDS {
         vm.store(TESTDEV_BASE + PUTC, u64::from(b'x'))?;
-        match signatures.recv_timeout(Duration::from_secs(60)) {
+        match signatures.recv_timeout(Duration::from_mins(1)) {
             Ok(found) if found == own => {}
             Ok(found) => {
                 if wrong == 0 {
