@@ -34,6 +34,8 @@ const SECTIONS: &[&str] = &[
     "__jump_table",
     "__kvm_ex_table",
     "__bug_table",
+    // Says that there are landing pads; the kernel's link drops it.
+    ".note.gnu.property",
 ];
 /// Of these, the ones that would be writable at EL2 though nothing writes them, or need a runtime.
 const NOT_THESE: &[&str] = &[

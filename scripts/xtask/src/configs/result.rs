@@ -69,9 +69,9 @@ host's own, but for ``debian``, whose drivers of a guest's devices are modules.
 
 ``scripts/configs NAME...`` takes the configurations that are named, ``--list`` says what there is, ``--object`` builds
 and checks the EL2 object alone (``--hyp c``: builds the C object, for its size), and ``--write`` writes this file from
-what the last runs left in the build directories (``~/.cache/pkvm-rs/build/NAME-rust``). ``scripts/test`` checks the object of one of them, and
-``scripts/test --full`` runs them all. Options that make a configuration are in ``kernel-glue/configs/``; an option that
-Kconfig would drop without a word fails the build.
+what the last runs left in the build directories (``~/.cache/pkvm-rs/build/NAME-rust``). ``scripts/test`` checks the
+objects of two of them, and ``scripts/test --full`` runs them all. Options that make a configuration are in
+``kernel-glue/configs/``; an option that Kconfig would drop without a word fails the build.
 
 ";
 
