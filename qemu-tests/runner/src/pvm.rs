@@ -191,7 +191,7 @@ pub const CASES: &[Case] = &[
     ),
     case!(
         "killed",
-        150,
+        400,
         "SIGKILL of the VMM in each phase, from KVM_CREATE_VM to the end"
     ),
 ];
