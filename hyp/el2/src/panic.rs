@@ -82,7 +82,7 @@ fn save_stack(fp: u64, pc: u64) {
     let mut used = 0;
     let mut save = |pc: u64| {
         // One word is left for the zero.
-        if used + 1 < WORDS {
+        if used < WORDS.saturating_sub(1) {
             // SAFETY: this CPU's copy of the array has `WORDS` words.
             unsafe {
                 trace.add(used).write_volatile(pc);

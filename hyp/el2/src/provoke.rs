@@ -35,7 +35,7 @@ fn out_of_bounds(index: usize) {
 #[inline(never)]
 fn bad_access() {
     // SAFETY: nothing is there, so that the access is an exception, which ends in a panic.
-    black_box(unsafe { black_box(8 as *const u64).read_volatile() });
+    black_box(unsafe { black_box(0x1000 as *const u64).read_volatile() });
 }
 
 #[inline(never)]

@@ -5,7 +5,7 @@ mod remote;
 
 use super::{Fail, Outcome, pin_to_cpu};
 use crate::ktap::{Sub, note};
-use remote::{EVENTS, Line, Pipe, Remote, boot_time};
+use remote::{EVENTS, Line, Remote, boot_time};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -352,7 +352,7 @@ fn reset(remote: &Remote) -> Result<(), String> {
         format!("CPU 0 then: {seen:?}")
     })?;
     // A reader who has a page half read is not told the rest of it.
-    let mut pipe = Pipe::open(Some(1))?;
+    let mut pipe = remote.pipe(Some(1))?;
     pipe.drain(Duration::from_millis(300))?;
     write(1, 2010..2015)?;
     remote.write("trace", "")?;
@@ -379,7 +379,7 @@ fn hotplug(remote: &Remote) -> Result<(), String> {
     remote.event("hyp_exit", true)?;
     remote.on(true)?;
     let from = boot_time();
-    let mut pipe = Pipe::open(None)?;
+    let mut pipe = remote.pipe(None)?;
     let mut lines = Vec::new();
     for round in 0..10 {
         for state in ["0", "1"] {
@@ -420,7 +420,7 @@ fn stream(remote: &Remote) -> Result<(), String> {
     remote.event("selftest", true)?;
     remote.on(true)?;
     let from = boot_time();
-    let mut pipe = Pipe::open(Some(0))?;
+    let mut pipe = remote.pipe(Some(0))?;
     let lines = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             pin_to_cpu(0)?;

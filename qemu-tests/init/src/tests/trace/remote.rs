@@ -54,7 +54,9 @@ impl Line {
 }
 
 /// EL2's trace, off and empty when this is made and when it goes.
-pub struct Remote(());
+pub struct Remote {
+    root: &'static str,
+}
 
 impl Remote {
     /// Finds it. A kernel without is skipped.
@@ -62,7 +64,7 @@ impl Remote {
         if !fs::exists(ROOT)? {
             return Err(Fail::Skip("this kernel has no trace of EL2".to_owned()));
         }
-        let remote = Self(());
+        let remote = Self { root: ROOT };
         remote.clear()?;
         Ok(remote)
     }
@@ -79,14 +81,14 @@ impl Remote {
     pub fn write(&self, name: &str, text: &str) -> Result<(), String> {
         OpenOptions::new()
             .write(true)
-            .open(format!("{ROOT}/{name}"))
+            .open(format!("{}/{name}", self.root))
             .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
             .map_err(|e| format!("write {name}: {e}"))
     }
 
     /// Reads a file.
     pub fn read(&self, name: &str) -> Result<String, String> {
-        fs::read_to_string(format!("{ROOT}/{name}")).map_err(|e| format!("read {name}: {e}"))
+        fs::read_to_string(format!("{}/{name}", self.root)).map_err(|e| format!("read {name}: {e}"))
     }
 
     /// Switches an event.
@@ -114,8 +116,13 @@ impl Remote {
 
     /// Takes everything out of the buffers that is there.
     pub fn take(&self, cpu: Option<usize>) -> Result<Vec<Line>, String> {
-        let mut pipe = Pipe::open(cpu)?;
+        let mut pipe = self.pipe(cpu)?;
         pipe.drain(Duration::from_millis(400))
+    }
+
+    /// Opens the `trace_pipe` of a CPU, or of all.
+    pub fn pipe(&self, cpu: Option<usize>) -> Result<Pipe, String> {
+        Pipe::open(&format!("{}/{}", self.root, in_dir(cpu, "trace_pipe")))
     }
 
     /// Whether buffers are loaded at EL2.
@@ -146,15 +153,10 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Opens that of a CPU, or of all.
-    pub fn open(cpu: Option<usize>) -> Result<Self, String> {
+    /// Opens the file.
+    fn open(path: &str) -> Result<Self, String> {
         let mut command = Command::new("/proc/self/exe");
-        command.args([
-            "--test",
-            "trace",
-            "pipe",
-            &format!("{ROOT}/{}", in_dir(cpu, "trace_pipe")),
-        ]);
+        command.args(["--test", "trace", "pipe", path]);
         let mut reader = command
             .stdout(Stdio::piped())
             .spawn()
@@ -178,7 +180,7 @@ impl Pipe {
 
     /// The records that come until none came for `quiet`.
     pub fn drain(&mut self, quiet: Duration) -> Result<Vec<Line>, String> {
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_mins(1);
         while let Ok(block) = self.blocks.recv_timeout(quiet) {
             self.text.push_str(&String::from_utf8_lossy(&block));
             if Instant::now() > limit {
