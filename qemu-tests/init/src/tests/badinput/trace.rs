@@ -231,7 +231,6 @@ pub fn load(b: &mut Bench) -> Result<(), String> {
         ),
         ("with EL2's backing", (0, hyp), REFUSED, None),
         ("with a lent page for backing", (0, first), REFUSED, None),
-        ("with a device for backing", (0, mmio), REFUSED, None),
         ("with itself for backing", (0, buffers.desc), REFUSED, None),
     ] {
         buffers.load(b, what, &[change], want, c)?;
