@@ -66,7 +66,7 @@ fn cell(c: Option<&Verdict>, rust: Option<&Verdict>) -> String {
 /// # Errors
 /// There are no results, or the file cannot be written.
 pub fn write(out: &Path, dir: &Path) -> Result<Vec<String>, String> {
-    let configs: Vec<Config> = ["max", "neoverse-n2", "cortex-a57"]
+    let (configs, absent): (Vec<Config>, Vec<Config>) = ["max", "neoverse-n2", "cortex-a57"]
         .into_iter()
         .flat_map(|cpu| MODES.map(|mode| (cpu, mode)))
         .map(|(cpu, mode)| Config {
@@ -75,17 +75,16 @@ pub fn write(out: &Path, dir: &Path) -> Result<Vec<String>, String> {
             c: Results::read(dir, Hyp::C, cpu, mode).attempts,
             rust: Results::read(dir, Hyp::Rust, cpu, mode).attempts,
         })
-        .filter(|config| !config.c.is_empty() || !config.rust.is_empty())
-        .collect();
+        .partition(|config| !config.c.is_empty() || !config.rust.is_empty());
     if configs.is_empty() {
         return Err(format!("{}: no results of selftests", dir.display()));
     }
-    let (text, losses) = document(&configs);
+    let (text, losses) = document(&configs, &absent);
     std::fs::write(out, text).map_err(|e| format!("{}: {e}", out.display()))?;
     Ok(losses)
 }
 
-fn document(configs: &[Config]) -> (String, Vec<String>) {
+fn document(configs: &[Config], absent: &[Config]) -> (String, Vec<String>) {
     let mut losses = Vec::new();
     let mut missing = 0;
     let mut rows = Vec::new();
@@ -112,6 +111,10 @@ fn document(configs: &[Config]) -> (String, Vec<String>) {
     }
     let mut text = String::from(HEAD);
     summary(&mut text, configs, &losses, missing);
+    if !absent.is_empty() {
+        let names: Vec<_> = absent.iter().map(Config::name).collect();
+        let _ = writeln!(text, "Not run at all: {}.\n", names.join(", "));
+    }
     table(&mut text, configs, &rows);
     reasons(&mut text, configs, Status::Skipped, SKIPPED);
     reasons(&mut text, configs, Status::Failed, FAILED);
@@ -375,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_document_names_losses_and_reasons() {
-        let (text, losses) = document(&[config(
+        let one = [config(
             vec![
                 attempt("get-reg-list", Status::Passed, ""),
                 attempt("arm64/at", Status::Skipped, "no EL2"),
@@ -384,7 +387,9 @@ mod tests {
                 attempt("get-reg-list", Status::Failed, "x == y"),
                 attempt("arm64/at", Status::Skipped, "no EL2"),
             ],
-        )]);
+        )];
+        let (text, losses) = document(&one, &[config(Vec::new(), Vec::new())]);
+        assert!(text.contains("Not run at all: max nvhe."));
         assert_eq!(losses.len(), 2);
         assert!(losses[0].starts_with("get-reg-list on max nvhe: ok"));
         assert!(losses[1].starts_with("44 results"));
