@@ -94,7 +94,6 @@ pub use mechanism::perform_cpuif_access;
 mod mechanism {
     #![expect(
         unsafe_code,
-        clippy::cast_ptr_alignment,
         reason = "device memory, and the kernel's words by name at probed offsets"
     )]
 
