@@ -365,8 +365,9 @@ fn load_rings<L: Level + Before<HostMmu>>(
         let slot = ring_of(entry.cpu as usize).ok_or(Error::Invalid)?;
         let count = entry.pages as usize;
         // SAFETY: the backing is zeroed, which makes valid records, is aligned to a page, and by the check of its size
-        // holds one for every page of all entries, each of which is handed out here once. It is EL2's, or in the other
-        // mode the trusted host's, until `unload_all`, which takes the rings away first.
+        // holds one for every page that the descriptor had when it was read. `entries` yields no more than those, whatever
+        // the descriptor says now, and each is handed out here once. The backing is EL2's, or in the other mode the
+        // trusted host's, until `unload_all`, which takes the rings away first.
         let books = unsafe { core::slice::from_raw_parts_mut(next, count) };
         next = next.wrapping_add(count);
         let ring = Ring::load(&entry, desc, books, &mut HostPages(held), &Shared)?;

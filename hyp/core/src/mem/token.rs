@@ -24,8 +24,9 @@ pub struct Scrubbed {
     pfn: Pfn,
 }
 
-/// Pages of the host's that are EL2's for a moment, so that EL2 can read them while nobody changes them. EL2 does not write
-/// to them: they go back with what the host left there.
+/// Pages of the host's that are EL2's for a moment, so that nobody writes to them while EL2 reads. EL2 does not write
+/// to them: they go back with what the host left there. Caches may hold words that the host wrote before through mappings
+/// of different memory types, so that two reads of a word may still differ.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "dropping the pages leaks them to EL2"]
 pub struct Lent {

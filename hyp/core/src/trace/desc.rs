@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The descriptor of the trace buffers: `struct hyp_trace_desc`, and behind it one `struct ring_buffer_desc` per CPU.
-//! The host wrote every word. It cannot change them while they are read, but they may be anything.
+//! The host wrote every word, so they may be anything, and may differ from one read to the next: the pages are EL2's
+//! while they are read, but a cache may hold what the host wrote through a mapping of another memory type.
 
 use pkvm_types::{Error, Result};
 
@@ -71,6 +72,8 @@ pub struct Entries<'a, W> {
     cpus: u32,
     cpu: u32,
     at: u64,
+    /// Pages that the entries to come may have at most.
+    left: u64,
 }
 
 impl<W: Words> Entries<'_, W> {
@@ -92,6 +95,7 @@ impl<W: Words> Entries<'_, W> {
         if cpu != self.cpu {
             return Err(Error::Invalid);
         }
+        self.left = self.left.checked_sub(u64::from(pages)).ok_or(Error::Invalid)?;
         self.at = end;
         Ok(Entry {
             cpu,
@@ -135,7 +139,7 @@ impl Descriptor {
             cpus: nr_cpus,
             pages: 0,
         };
-        for entry in read.entries(words) {
+        for entry in read.walk(words, u64::MAX) {
             read.pages = read
                 .pages
                 .checked_add(u64::from(entry?.pages))
@@ -144,13 +148,18 @@ impl Descriptor {
         Ok(read)
     }
 
-    /// The rings.
+    /// The rings. [`Error::Invalid`] where they have more pages by now than [`read`](Self::read) found.
     pub fn entries<'a, W: Words>(&self, words: &'a W) -> Entries<'a, W> {
+        self.walk(words, self.pages)
+    }
+
+    fn walk<'a, W: Words>(&self, words: &'a W, left: u64) -> Entries<'a, W> {
         Entries {
             words,
             cpus: self.cpus,
             cpu: 0,
             at: FIRST,
+            left,
         }
     }
 }

@@ -478,6 +478,20 @@ fn descriptors_of_the_kernel_are_read() {
 }
 
 #[test]
+fn a_descriptor_that_grows_after_it_was_read_is_refused() {
+    let read = Descriptor::read(&describe(&[3, 4]), 2).unwrap();
+    let grown = |rings: &[u32]| {
+        let desc = describe(rings);
+        read.entries(&desc)
+            .map(|entry| entry.map(|entry| entry.pages))
+            .collect::<Result<Vec<_>>>()
+    };
+    assert_eq!(grown(&[3, 4]), Ok(vec![3, 4]));
+    assert_eq!(grown(&[3, 5]), Err(Error::Invalid));
+    assert_eq!(grown(&[400, 4]), Err(Error::Invalid));
+}
+
+#[test]
 fn a_clock_that_is_updated_meanwhile_shows_no_mixed_time() {
     // Each update keeps ns equal to cyc, so that with a factor of one the time is the counter's.
     static CLOCK: Clock = Clock::new();
