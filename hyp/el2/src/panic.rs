@@ -123,6 +123,8 @@ extern "C" fn hyp_panic() -> ! {
     let hpfar = read::<HPFAR_EL2>();
     let host = statics::host_data().ctxt();
     let running = host.running_vcpu();
+    // The guest does not run any more, and a host that goes on after this may end its VM.
+    host.set_running_vcpu(0);
     if let Some(vcpu) = core::ptr::NonNull::new(running as *mut u8) {
         // SAFETY: the pointer is set around a guest's run only, to the vCPU structure that runs.
         let vcpu = unsafe { Vcpu::from_raw(vcpu) };
