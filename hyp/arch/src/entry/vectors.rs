@@ -183,8 +183,8 @@ core::arch::global_asm!(
     own_entry!("__guest_own_panic"),
     // EL2 with its own SP: synchronous, IRQ, FIQ, SError.
     own_entry!("__guest_own_sync"),
-    own_entry!("__guest_own_panic"),
-    own_entry!("__guest_own_panic"),
+    own_entry!("__guest_own_interrupt"),
+    own_entry!("__guest_own_interrupt"),
     own_entry!("__guest_own_serror"),
     // The guest in AArch64, and in AArch32.
     ".rept 2",
@@ -267,15 +267,33 @@ core::arch::global_asm!(
     // The guest's PSTATE was one that an ERET refuses: what the ERET raised is this exception, with all registers loaded.
     "mrs x0, spsr_el2",
     "tbz x0, #{SPSR_IL_BIT}, .Lguest_own_fixup",
+    ".Lguest_own_illegal:",
     "mov x0, #{EXIT_ILLEGAL}",
     "ldr x1, [sp, #16 + {FRAME_VCPU}]",
     "b __guest_exit",
     ".size __guest_own_sync, . - __guest_own_sync",
 
+    // After an ERET that the CPU refused, and that left interrupts unmasked, one that is pending comes before the
+    // exception which the ERET raised. It stays pending, for the host.
+    ".type __guest_own_interrupt, @function",
+    "__guest_own_interrupt:",
+    look_for_room!(),
+    "b.eq __hyp_el2_exception",
+    "mrs x0, spsr_el2",
+    "tbnz x0, #{SPSR_IL_BIT}, .Lguest_own_illegal",
+    "b __guest_exit_panic",
+    ".size __guest_own_interrupt, . - __guest_own_interrupt",
+
     ".type __guest_own_serror, @function",
     "__guest_own_serror:",
     look_for_room!(),
     "b.eq __hyp_el2_exception",
+    // In the same place an SError, which is taken and thus has to be told of. The guest meets its state on the next run.
+    "mrs x0, spsr_el2",
+    "tbz x0, #{SPSR_IL_BIT}, .Lguest_own_fixup",
+    "mov x0, #{EXIT_SERROR}",
+    "ldr x1, [sp, #16 + {FRAME_VCPU}]",
+    "b __guest_exit",
     ".Lguest_own_fixup:",
     "stp x29, x30, [sp, #-160]!",
     "stp x2, x3, [sp, #16]",

@@ -232,13 +232,16 @@ pub(super) fn restore_host(host: HostData, features: Features) {
     restore!(ctxt, MDSCR_EL1, SR_MDSCR_EL1);
 }
 
-/// PSTATE as it may go to SPSR_EL2. A return to EL2 or EL3 would run the world's code there: it becomes an illegal
-/// return, which the CPU takes as an exception at once. AArch32 Hyp and Monitor modes are illegal by themselves.
+/// PSTATE as it may go to SPSR_EL2. A return to EL2 or EL3 would run the world's code there, so a mode that is not EL0's
+/// or EL1's becomes an illegal return, which the CPU takes as an exception at once; with all others masked, so that it
+/// is the first. Which modes of AArch32 are illegal by themselves is the CPU's to say.
 pub fn safe_pstate(pstate: u64) -> u64 {
-    if pstate & spsr::MODE32 == 0 && pstate & spsr::MODE >= spsr::EL2t {
-        spsr::EL2h | spsr::IL
-    } else {
+    let legal =
+        pstate & spsr::MODE32 != 0 || matches!(pstate & spsr::MODE, spsr::EL0t | spsr::EL1t | spsr::EL1h);
+    if legal {
         pstate
+    } else {
+        spsr::EL2h | spsr::IL | spsr::D | spsr::A | spsr::I | spsr::F
     }
 }
 

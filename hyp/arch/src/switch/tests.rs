@@ -244,11 +244,15 @@ fn where_at_is_speculated_guest_walks_begin_last_and_end_first() {
 #[test]
 fn a_guest_cannot_return_to_el2() {
     for (asked, got) in [
-        (spsr::EL2h, spsr::EL2h | spsr::IL),
-        (spsr::EL2t, spsr::EL2h | spsr::IL),
-        (0xd, spsr::EL2h | spsr::IL),
+        // Illegal, and with every other exception masked.
+        (spsr::EL2h, 0x10_03c9),
+        (spsr::EL2t, 0x10_03c9),
+        (0xd, 0x10_03c9),
+        (1, 0x10_03c9),
+        (7, 0x10_03c9),
+        (spsr::EL1t, spsr::EL1t),
         (spsr::EL1h, spsr::EL1h),
-        (0, 0),
+        (spsr::EL0t, 0),
         (0x1f, 0x1f),
     ] {
         assert_eq!(safe_pstate(asked), got);

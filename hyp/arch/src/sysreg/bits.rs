@@ -154,6 +154,7 @@ fields! {
     spsr {
         MODE = super::mask(3, 0);
         MODE32 = super::bit(4);
+        EL0t = 0;
         EL1t = 4;
         EL1h = 5;
         EL2t = 8;
