@@ -199,7 +199,7 @@ pub const CASES: &[Case] = &[
         name: "j28",
         argv: &["/init", "--test", "judgement", "j28"],
         what: "runs a protected guest's vCPU that was caught in AArch32 state",
-        demand: "EINVAL",
+        demand: "x1=3, the exit code of an illegal state",
         cpus: &["max", "cortex-a57"],
         big: None,
         c_saw: "x1=2",

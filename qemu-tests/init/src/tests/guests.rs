@@ -5,7 +5,7 @@
 use super::judgements::seen;
 use super::{Fail, Outcome};
 use crate::hostile::device::Access;
-use crate::hostile::{FakeVm, Hostile, Kind, Reply, errno};
+use crate::hostile::{FakeVm, Hostile, Kind, Reply};
 use crate::ktap::{Sub, note};
 
 /// Where the guest has its page.
@@ -105,7 +105,8 @@ pub fn aarch32(h: &Hostile) -> Result<bool, Fail> {
     let again = guest.run()?;
     guest.put()?;
     seen(&format!("run again in AArch64 state: {again}"));
-    Ok((again.x0(), again.x1()) == (0, errno::EINVAL))
+    // An errno would be taken for an exit code by EL1, with an SError pending.
+    Ok((again.x0(), again.x1()) == (0, ILLEGAL))
 }
 
 /// J29: the host asks for none of the traps of MDCR_EL2, and the guest reads a performance monitor register.
