@@ -148,9 +148,42 @@ pub fn vcpu(b: &mut Bench) -> Result<(), String> {
             );
             dead |= protected && reply.x1() == 3;
         }
+        // The C object panics in this: what the others show of it would be lost.
+        if !protected && !b.is_c {
+            illegal_with_interrupts(b, &h, vm)?;
+        }
         vm.put()?;
     }
     vm.destroy(&[], Kind::Protected)?;
     other.destroy(&[], Kind::Normal)?;
+    Ok(())
+}
+
+/// Runs in states that no return can enter, with interrupts unmasked, until many of the host's have come meanwhile: one
+/// that is pending when EL2 makes the return reaches EL2 before the exception for the state does.
+fn illegal_with_interrupts(b: &mut Bench, h: &Hostile, vm: &FakeVm) -> Result<(), String> {
+    let host = vm.vcpus[0].host;
+    let poke = |name: &str, bytes: &[u8]| h.poke(host + h.fact(name), bytes).map_err(|e| e.to_string());
+    // EL2h; a reserved mode; Hyp of AArch32.
+    for mode in [0x9u64, 0x1, 0x1a] {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(3);
+        let mut runs = 0;
+        while std::time::Instant::now() < end {
+            poke("vcpu.pstate", &mode.to_le_bytes())?;
+            poke("vcpu.iflags", &[h.fact("flag_dirty") as u8])?;
+            let reply = vm.run(0)?;
+            runs += 1;
+            if reply.x0() != 0 || !matches!(reply.x1(), 0 | 2 | 3) {
+                let (x0, x1) = (reply.x0(), reply.x1());
+                return Err(format!(
+                    "run {runs} with PSTATE = {mode:#x}: x0 = {x0}, x1 = {x1}"
+                ));
+            }
+        }
+        b.expect(
+            &format!("vcpu_run with PSTATE = {mode:#x} and interrupts unmasked comes back"),
+            runs > 0,
+        );
+    }
     Ok(())
 }
