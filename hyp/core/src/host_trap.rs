@@ -259,3 +259,9 @@ pub const fn external_abort(before: &Before, esr: u64, far: u64) -> Injection {
 pub const fn skip_instruction(pc: u64, spsr: u64) -> (u64, u64) {
     (pc.wrapping_add(4), spsr & !(psr::SS | psr::BTYPE))
 }
+
+/// HPFAR_EL2 for the first byte of the page that it names a part of: its FIPA field counts 4 KiB from bit 4 on.
+pub const fn hpfar_of_page(hpfar: u64) -> u64 {
+    const BELOW: u64 = ((pkvm_types::PAGE_SIZE >> 12) - 1) << 4;
+    hpfar & !BELOW
+}

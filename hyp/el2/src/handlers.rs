@@ -374,6 +374,9 @@ impl HostCalls for Handlers<'_> {
             mem::host_donate_guest(&HW, host, guest, &mut memcache, pfn, gfn)
         });
         vcpu.get().memcache.set(memcache);
+        if result.is_ok() {
+            vcpu.get().misread_fault.set(0);
+        }
         result
     }
 
@@ -496,9 +499,14 @@ impl HostCalls for Handlers<'_> {
             return Err(Error::Invalid);
         }
         let ipa = run::faulting_page(hpfar);
-        with_guest_alone(self.held, vcpu.get().vm, |guest| {
+        let poisoned = with_guest_alone(self.held, vcpu.get().vm, |guest| {
             mem::in_poison_fault(&HW, guest, ipa)
-        })
+        });
+        if ipa.is_page_aligned() || poisoned == Ok(true) {
+            return poisoned;
+        }
+        run::misread(vcpu, ipa);
+        Ok(false)
     }
 
     fn force_reclaim_guest_page(&mut self, phys: Untrusted<u64>) -> Result<()> {

@@ -209,7 +209,7 @@ fn sync(vcpu: VcpuPtr) {
     }
     host.set_fault_esr(hyp.fault_esr());
     host.set_fault_far(hyp.fault_far());
-    host.set_fault_hpfar(hyp.fault_hpfar());
+    host.set_fault_hpfar(fault_for_host(vcpu, hyp.fault_hpfar()));
     host.set_fault_disr(hyp.fault_disr());
     host.set_iflags(hyp.iflags());
     // A virtual SError that the guest took is pending no more.
@@ -219,6 +219,28 @@ fn sync(vcpu: VcpuPtr) {
     host.set_vmcr(hyp.vmcr());
     for n in 0..(hyp.used_lrs() as usize).min(VgicV3::LRS) {
         host.set_lr(n, hyp.lr(n));
+    }
+}
+
+/// HPFAR_EL2 as the host is told.
+///
+/// It names 4 KiB, whatever a page is. For a protected VM the kernel looks for a mapping from there for the length of a
+/// page, and so with larger pages finds the next page's: it then runs the guest again, which faults again, for ever. It
+/// says so by asking whether the page was poisoned ([`misread`]), and is then told the page's first address. It cannot
+/// be told that every time: within a page of devices it needs the rest.
+fn fault_for_host(vcpu: VcpuPtr, hpfar: u64) -> u64 {
+    if vcpu.get().misread_fault.get() == faulting_page(hpfar).page().raw() + 1 {
+        pkvm_core::host_trap::hpfar_of_page(hpfar)
+    } else {
+        hpfar
+    }
+}
+
+/// Notes that the host found a mapping where the loaded vCPU's fault says there is none. Nothing to note where a page is
+/// 4 KiB: then it was another vCPU that made the mapping meanwhile.
+pub fn misread(vcpu: VcpuPtr, ipa: Ipa) {
+    if pkvm_types::PAGE_SIZE > 4096 {
+        vcpu.get().misread_fault.set(ipa.page().raw() + 1);
     }
 }
 

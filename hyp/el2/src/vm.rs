@@ -58,6 +58,8 @@ pub struct VcpuObj {
     pub sve_pin: Cell<Option<Pinned>>,
     /// Pages for the VM's stage-2 tables.
     pub memcache: Cell<Memcache>,
+    /// One more than the address of the page whose fault the host misread, or 0: see [`crate::run`]'s `fault_for_host`.
+    pub misread_fault: Cell<u64>,
     /// Set once the vCPU did what no vCPU may come back from, such as a protected one in AArch32 state.
     pub dead: Cell<bool>,
     /// One more than the number of the CPU that has it loaded, or 0.
@@ -211,6 +213,7 @@ impl VcpuPtr {
             (&raw mut (*vcpu).host_pin).write(Cell::new(Some(host_pin)));
             (&raw mut (*vcpu).sve_pin).write(Cell::new(None));
             (&raw mut (*vcpu).memcache).write(Cell::new(Memcache::new()));
+            (&raw mut (*vcpu).misread_fault).write(Cell::new(0));
             (&raw mut (*vcpu).dead).write(Cell::new(false));
             (&raw mut (*vcpu).loaded_on).write(AtomicU32::new(0));
         }

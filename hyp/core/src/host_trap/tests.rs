@@ -168,3 +168,11 @@ proptest! {
         prop_assert_eq!(pstate, spsr & !(1 << 21 | 3 << 10));
     }
 }
+
+#[test]
+fn a_fault_within_a_page_is_moved_to_its_start() {
+    // FIPA counts 4 KiB: the address 0x4072_d000 of a fault, and NS above it.
+    let ns = 1 << 63;
+    let page = 0x4072_d000 & pkvm_types::PAGE_MASK;
+    assert_eq!(super::hpfar_of_page(ns | 0x4072_d000 >> 8), ns | page >> 8);
+}
