@@ -218,6 +218,20 @@ pub fn prot_finalize() -> Result<()> {
     if read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM != 0 {
         return Ok(());
     }
+    turn_stage2_on();
+    Ok(())
+}
+
+/// For a CPU that comes to EL2 from firmware. Its CPU_ON may have been under way when the host lost its privileges, too early
+/// to find the stage 2 in its parameters.
+pub fn catch_up() {
+    if is_deprivileged() && read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM == 0 {
+        turn_stage2_on();
+    }
+}
+
+/// Puts the host's stage 2 into this CPU's registers, and into the parameters that it starts with from now on.
+fn turn_stage2_on() {
     let params = statics::init_params();
     enable_stage2_in(params);
     // A CPU that comes back from firmware reads them with its MMU off. The maintenance completes with a DSB, which
@@ -232,5 +246,4 @@ pub fn prot_finalize() -> Result<()> {
     tlbi::vmalls12e1();
     barrier::dsb_nsh();
     barrier::isb();
-    Ok(())
 }

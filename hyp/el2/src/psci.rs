@@ -143,6 +143,7 @@ extern "C" fn hyp_start_cpu(start: u64) -> ! {
         Start::Resume | Start::Installed => slots.suspend.load(),
     };
     trace::hyp_enter(Reason::Psci);
+    host::catch_up();
     let context = statics::host_data().ctxt();
     context.set_reg(0, r0);
     write_el2::<ELR_EL2>(pc);
