@@ -141,7 +141,7 @@ pub fn suites() -> [Suite; 3] {
     let machine = Needs {
         kernel_tests: true,
         mem: 6144,
-        cmdline: "default_hugepagesz=2M hugepagesz=2M hugepages=640 hugepagesz=1G hugepages=1 ",
+        cmdline: "numa=fake=2 default_hugepagesz=2M hugepagesz=2M hugepages=640 hugepagesz=1G hugepages=1 ",
         ..Needs::default()
     };
     let small = Needs {
