@@ -58,7 +58,7 @@ const fn quick(mut test: Selftest) -> Selftest {
 
 /// All that the kernel builds for arm64, in the order in which they run.
 pub const TESTS: &[Selftest] = &[
-    selftest!("access_tracking_perf_test", 400, "-b", "4M"; "the default ages 1 GiB in each guest mode"),
+    selftest!("access_tracking_perf_test", 400, "-b", "8M"; "the default ages 1 GiB in each guest mode"),
     selftest!("arch_timer", 400, "-i", "2", "-e", "1000000"; "the emulator's time goes on while the machine does other work, so interrupts come late"),
     selftest!("arm64/aarch32_id_regs", 180),
     selftest!("arm64/arch_timer_edge_cases", 900, "-i", "1", "-w", "100"; "as above; each wait is longer"),
