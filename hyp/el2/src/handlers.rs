@@ -499,14 +499,13 @@ impl HostCalls for Handlers<'_> {
             return Err(Error::Invalid);
         }
         let ipa = run::faulting_page(hpfar);
-        let poisoned = with_guest_alone(self.held, vcpu.get().vm, |guest| {
+        let fault = with_guest_alone(self.held, vcpu.get().vm, |guest| {
             mem::in_poison_fault(&HW, guest, ipa)
-        });
-        if ipa.is_page_aligned() || poisoned == Ok(true) {
-            return poisoned;
+        })?;
+        if fault == mem::GuestFault::Misread {
+            run::misread(vcpu, ipa);
         }
-        run::misread(vcpu, ipa);
-        Ok(false)
+        Ok(fault == mem::GuestFault::Poisoned)
     }
 
     fn force_reclaim_guest_page(&mut self, phys: Untrusted<u64>) -> Result<()> {

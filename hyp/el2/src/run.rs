@@ -236,12 +236,9 @@ fn fault_for_host(vcpu: VcpuPtr, hpfar: u64) -> u64 {
     }
 }
 
-/// Notes that the host found a mapping where the loaded vCPU's fault says there is none. Nothing to note where a page is
-/// 4 KiB: then it was another vCPU that made the mapping meanwhile.
+/// Notes that the host misread the fault of the loaded vCPU at `ipa` ([`pkvm_core::mem::GuestFault::Misread`]).
 pub fn misread(vcpu: VcpuPtr, ipa: Ipa) {
-    if pkvm_types::PAGE_SIZE > 4096 {
-        vcpu.get().misread_fault.set(ipa.page().raw() + 1);
-    }
+    vcpu.get().misread_fault.set(ipa.page().raw() + 1);
 }
 
 /// What settles exits: nothing where a trusted host runs the guest. One type for both, so that the world switch is

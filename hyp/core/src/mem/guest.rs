@@ -314,17 +314,32 @@ pub fn host_tlb_flush_vmid<M: Machine>(m: &M, guest: &Guest) {
     }
 }
 
+/// What a fault of a vCPU is about, for a host that found a mapping there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestFault {
+    /// The page was taken by force.
+    Poisoned,
+    /// Nothing that concerns the host: another vCPU got the page meanwhile.
+    Settled,
+    /// The protected VM has no page there, and the address is not the first of a page: the host took the next page's
+    /// mapping for it. Only where a page is larger than the 4 KiB that the hardware names.
+    Misread,
+}
+
 /// Whether the page at `ipa` was taken by force (`__pkvm_vcpu_in_poison_fault`). The address is EL2's own reading of the
 /// vCPU's last fault, never the host's: so the host learns only of accesses that it saw fault.
 ///
-/// [`Error::Range`] beyond the address space, [`Error::Invalid`] where tables do not reach down to a page.
-pub fn in_poison_fault<M: Machine>(m: &M, guest: &mut Guest, ipa: Ipa) -> Result<bool> {
+/// [`Error::Range`] beyond the address space, [`Error::Invalid`] where tables do not reach down to a page, unless that is
+/// for want of a page that the host could misread.
+pub fn in_poison_fault<M: Machine>(m: &M, guest: &mut Guest, ipa: Ipa) -> Result<GuestFault> {
+    let within = guest.kind == GuestKind::Protected && !ipa.is_page_aligned();
     let (s2, ops) = guest.split(m, None)?;
     let found = s2.lookup(&ops, ipa.page())?;
-    if found.level == Level::LAST {
-        Ok(found.entry == Entry::Poisoned)
-    } else {
-        Err(Error::Invalid)
+    match found.entry {
+        Entry::Absent if within => Ok(GuestFault::Misread),
+        _ if found.level != Level::LAST => Err(Error::Invalid),
+        Entry::Poisoned => Ok(GuestFault::Poisoned),
+        _ => Ok(GuestFault::Settled),
     }
 }
 

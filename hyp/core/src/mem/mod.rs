@@ -40,7 +40,7 @@ pub use abort::{AbortAction, AbortKind, HostAbort, host_mem_abort};
 pub use boot::{check_private_mapping, check_private_range, fix_boot_ownership, own_boot_page};
 pub use ffa::{FfaLoan, Returned, host_share_ffa, host_unshare_ffa};
 pub use guest::{
-    Young, guest_share_host, guest_unshare_host, host_donate_guest, host_mkyoung_guest,
+    GuestFault, Young, guest_share_host, guest_unshare_host, host_donate_guest, host_mkyoung_guest,
     host_relax_perms_guest, host_share_guest, host_test_clear_young_guest, host_tlb_flush_vmid,
     host_unshare_guest, host_wrprotect_guest, in_poison_fault,
 };

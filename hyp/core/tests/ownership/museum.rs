@@ -2,11 +2,13 @@
 //! One test for each known defect of memory ownership, of this or of other hypervisors, that a simulated machine can show. Each
 //! says what went wrong there.
 
-use pkvm_core::mem::{self, HostList, HypPages};
+use pkvm_core::mem::{self, GuestFault, HostList, HypPages};
 use pkvm_pgtable::HypAttrs;
 use pkvm_pool::Memcache;
 use pkvm_spec::{Call, Frame, Holder, Kind, Loan, Phase, World};
-use pkvm_types::{Error, HypVa, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, ShareReason, block_pages};
+use pkvm_types::{
+    Error, Gfn, HypVa, Ipa, PAGE_SHIFT, PAGE_SIZE, Perms, Pfn, PfnRange, Phys, ShareReason, block_pages,
+};
 
 use crate::rig::{Plan, Rig, pages};
 
@@ -444,6 +446,48 @@ fn hypervisor_text_and_devices_are_not_reclaimed() {
     }
     let text = PfnRange::single(Pfn::checked(PLAN.text()).unwrap());
     assert_eq!(HypPages::claim(&rig.m, &mut rig.hyp, text), Err(Error::Perm));
+}
+
+/// With pages larger than 4 KiB the kernel takes the 4 KiB of a fault for the start of a page, finds the next page's mapping,
+/// and runs the guest again for ever. Its question shows that, but not where there is a page, and not of what fails.
+#[test]
+fn a_fault_that_the_host_misread_is_told_from_others() {
+    let (mut rig, mut world) = start();
+    let ask = |rig: &mut Rig, vm, offset| {
+        let ipa = Ipa::new((GFN << PAGE_SHIFT) + offset);
+        rig.with_guest(vm, |m, _, guest, _| mem::in_poison_fault(m, guest, ipa))
+    };
+    let middle = PAGE_SIZE / 2;
+    // The tables end above.
+    assert_eq!(ask(&mut rig, 0, middle), Ok(GuestFault::Misread));
+    assert_eq!(ask(&mut rig, 0, 0), Err(Error::Invalid));
+    // The host looks for pages of normal VMs in another way.
+    assert_eq!(ask(&mut rig, 1, middle), Err(Error::Invalid));
+    let beyond = Ipa::new(Gfn::checked(1 << (51 - PAGE_SHIFT)).unwrap().ipa().raw() + middle);
+    assert_eq!(
+        rig.with_guest(0, |m, _, guest, _| mem::in_poison_fault(m, guest, beyond)),
+        Err(Error::Range)
+    );
+    let next = Call::DonateGuest {
+        vm: 0,
+        pfn: PFN + 1,
+        gfn: GFN + 1,
+    };
+    assert_eq!(go(&mut rig, &mut world, &[next]), Ok(0));
+    assert_eq!(ask(&mut rig, 0, middle), Ok(GuestFault::Misread));
+    assert_eq!(ask(&mut rig, 0, 0), Ok(GuestFault::Settled));
+    let give = Call::DonateGuest {
+        vm: 0,
+        pfn: PFN,
+        gfn: GFN,
+    };
+    assert_eq!(go(&mut rig, &mut world, &[give]), Ok(0));
+    assert_eq!(ask(&mut rig, 0, middle), Ok(GuestFault::Settled));
+    assert_eq!(
+        go(&mut rig, &mut world, &[Call::ForceReclaim { pfn: PFN }]),
+        Ok(0)
+    );
+    assert_eq!(ask(&mut rig, 0, middle), Ok(GuestFault::Poisoned));
 }
 
 /// A frame that was taken by force must not get a page again, and only the fault of a vCPU tells the host of it.

@@ -443,7 +443,7 @@ impl Rig {
                 }
                 let ipa = Gfn::checked(gfn)?.ipa();
                 self.with_guest(vm, |m, _, guest, _| mem::in_poison_fault(m, guest, ipa))
-                    .map(u64::from)
+                    .map(|fault| u64::from(fault == mem::GuestFault::Poisoned))
             }
             Call::HostRead { pfn } => Ok(u64::from(self.host_access(pfn, Perms::R))),
         }
