@@ -12,7 +12,8 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
        pkvm-runner --list                        name the suites and their tests
        pkvm-runner --judgements OUT.rst --c-results FILE [--rust-results FILE]
        pkvm-runner --pvm-table OUT.rst --c-results FILE [--rust-results FILE]
-       pkvm-runner --selftests-table OUT.rst     compare what the log directory holds of the suite selftests-all
+       pkvm-runner --selftests-table OUT.rst     compare what the log directory holds of the suite selftests-all;
+                                                 --cpu and --mode say which machines decide the outcome (all)
 
   --kernel IMAGE     the kernel to boot, arch/arm64/boot/Image of a build
   --kbuild DIR       that build's directory, for the test module (default: taken from IMAGE)
@@ -23,6 +24,7 @@ usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one resul
   --test PATTERN     only tests whose SUITE/NAME holds PATTERN; may be given more than once
   --cpu MODEL        QEMU's CPU model: max, neoverse-n2, cortex-a57, ... (default max); may be given more than once
   --mode MODE        kvm-arm.mode of the host in place of the suite's: protected, nvhe
+  --machine OPTIONS  more options of QEMU's machine for all suites, as mte=on
   --smp N            CPUs of the machine (default 2)
   --mem MIB          its memory (default 1024)
   --timeout S        ends a boot after S seconds, whatever its tests ask for
@@ -78,6 +80,8 @@ pub struct Args {
     pub cpus: Vec<String>,
     /// `--mode`.
     pub mode: Option<Mode>,
+    /// `--machine`, separated by commas.
+    pub machine: String,
     /// `--smp`.
     pub smp: Option<u32>,
     /// `--mem` in MiB.
@@ -124,6 +128,7 @@ impl Default for Args {
             tests: Vec::new(),
             cpus: Vec::new(),
             mode: None,
+            machine: String::new(),
             smp: None,
             mem: 1024,
             timeout: None,
@@ -174,6 +179,7 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
                         .ok_or_else(|| format!("--mode is protected or nvhe, not {text}"))?,
                 );
             }
+            "--machine" => args.machine = crate::qemu::joined(&args.machine, &value()?),
             "--smp" => args.smp = Some(number(&word, &value()?)?),
             "--mem" => args.mem = number(&word, &value()?)?,
             "--timeout" => args.timeout = Some(Duration::from_secs(number(&word, &value()?)?.into())),
@@ -193,7 +199,8 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             other => return Err(format!("{other}: no such option")),
         }
     }
-    if args.cpus.is_empty() {
+    // The table is of all machines where none is named.
+    if args.cpus.is_empty() && args.selftests_table.is_none() {
         args.cpus.push("max".to_owned());
     }
     if args.kbuild.is_none()
@@ -229,6 +236,22 @@ mod tests {
         assert_eq!(a.cpus, ["cortex-a57", "max"]);
         assert_eq!((a.smp, a.timeout), (Some(4), Some(Duration::from_secs(9))));
         assert_eq!(a.hyp, Hyp::C);
+    }
+
+    #[test]
+    fn machine_options_add_up() {
+        assert_eq!(
+            of("--machine mte=on --machine iommu=none").unwrap().machine,
+            "mte=on,iommu=none"
+        );
+        assert_eq!(of("").unwrap().machine, "");
+    }
+
+    #[test]
+    fn a_table_is_of_all_machines_unless_some_are_named() {
+        assert!(of("--selftests-table x").unwrap().cpus.is_empty());
+        assert_eq!(of("--selftests-table x --cpu max").unwrap().cpus, ["max"]);
+        assert_eq!(of("").unwrap().cpus, ["max"]);
     }
 
     #[test]

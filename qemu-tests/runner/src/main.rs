@@ -51,11 +51,12 @@ fn main() -> ExitCode {
                 .map(|()| true);
         }
         if let Some(out) = &args.selftests_table {
-            return selftests::table::write(out, &args.log_dir).map(|losses| {
-                for loss in &losses {
+            return selftests::table::write(out, &args.log_dir, &args.cpus, args.mode).map(|judged| {
+                for loss in &judged.losses {
                     println!("LOSS  {loss}");
                 }
-                losses.is_empty()
+                println!("{} passed, {} failed", judged.held, judged.losses.len());
+                judged.losses.is_empty()
             });
         }
         run(&args)
@@ -135,7 +136,7 @@ fn run(args: &Args) -> Result<bool, String> {
                 symbols: &symbols,
             };
             if suite.name == selftests::ALL {
-                session.compare(&mut tally)?;
+                session.survive(Session::compare, &mut tally);
                 continue;
             }
             let (alone, together): (Vec<Test>, Vec<Test>) = suite
@@ -145,7 +146,7 @@ fn run(args: &Args) -> Result<bool, String> {
                 .partition(|test| is_alone(suite, test, args.hyp));
             let boots = std::iter::once(together).chain(alone.into_iter().map(|t| vec![t]));
             for tests in boots {
-                session.boot(&tests, &mut tally)?;
+                session.survive(|s, tally| s.boot(&tests, tally), &mut tally);
             }
         }
     }
@@ -213,6 +214,14 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// Counts a machine that could not even be started as one failed test, so that the others still run.
+    fn survive(&self, run: impl FnOnce(&Self, &mut Tally) -> Result<(), String>, tally: &mut Tally) {
+        if let Err(why) = run(self, tally) {
+            tally.failed += 1;
+            self.print("FAIL", "start", "", &why);
+        }
+    }
+
     fn boot(&self, tests: &[Test], tally: &mut Tally) -> Result<(), String> {
         let tests: Vec<Test> = tests
             .iter()
@@ -263,16 +272,18 @@ impl Session<'_> {
                 mem.max(more)
             });
         let firmware = tests.first().and_then(|t| firmware::of(self.suite.name, t.name));
+        let options = if firmware.is_some() {
+            firmware::MACHINE
+        } else {
+            self.suite.needs.machine
+        };
+        let options = qemu::joined(options, &self.args.machine);
         let mut machine = qemu::Machine {
             kernel: self.kernel,
             initrd: &initrd,
             cpu: self.cpu,
             cpu_properties: self.suite.needs.cpu,
-            options: if firmware.is_some() {
-                firmware::MACHINE
-            } else {
-                self.suite.needs.machine
-            },
+            options: &options,
             smp,
             mem,
             cmdline: self.cmdline(tests),

@@ -77,8 +77,13 @@ fn machine_option(options: &str) -> String {
     joined("virt,virtualization=on,gic-version=3", options)
 }
 
-fn joined(first: &str, more: &str) -> String {
-    let comma = if more.is_empty() { "" } else { "," };
+/// Two lists of options as one; either may be empty.
+pub fn joined(first: &str, more: &str) -> String {
+    let comma = if first.is_empty() || more.is_empty() {
+        ""
+    } else {
+        ","
+    };
     format!("{first}{comma}{more}")
 }
 

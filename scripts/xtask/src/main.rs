@@ -32,11 +32,7 @@ usage: cargo xtask COMMAND [options]
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
-    let parsed = Args::parse(words).and_then(|args| match args.names.first() {
-        Some(name) if command != "configs" => Err(format!("{name}: no such option (see --help)")),
-        _ => Ok(args),
-    });
-    let result = parsed.and_then(|args| match command.as_str() {
+    let result = Args::parse(&command, words).and_then(|args| match command.as_str() {
         "setup" => setup_all(&args).map(|_| true),
         "build" => setup_all(&args)
             .and_then(|(tree, version)| kernel::build(&tree, &version, args.hyp))

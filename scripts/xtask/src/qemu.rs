@@ -25,6 +25,49 @@ pub fn build_runner() -> Result<(), String> {
     ui::step("build the test runner", |now| sh::logged("runner", command, now))
 }
 
+/// Whether QEMU knows the CPU models; properties may follow after a comma.
+///
+/// # Errors
+/// One line with the models that there are.
+pub fn check_models(cpus: &[String]) -> Result<(), String> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    models_in(
+        &sh::output(sh::cmd("qemu-system-aarch64", ["-cpu", "help"]))?,
+        cpus,
+    )
+}
+
+/// As [`check_models`] by what QEMU lists: a headline, and a model in each line.
+fn models_in(list: &str, cpus: &[String]) -> Result<(), String> {
+    let models: Vec<&str> = list
+        .lines()
+        .filter(|line| line.starts_with(' '))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    for cpu in cpus {
+        let model = cpu.split(',').next().unwrap_or_default();
+        if !models.contains(&model) {
+            // The others of the list have no EL2, or no AArch64.
+            let likely: Vec<&str> = models
+                .iter()
+                .copied()
+                .filter(|name| {
+                    ["max", "cortex-a", "neoverse", "a64fx"]
+                        .iter()
+                        .any(|p| name.starts_with(p))
+                })
+                .collect();
+            return Err(format!(
+                "--cpu {cpu}: QEMU has no such model; it has {}",
+                likely.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The runner for a kernel, still without what it shall run.
 pub fn runner(kernel: &Kernel, busybox: &Path) -> Command {
     let mut command = Command::new(paths::root().join("target/release/pkvm-runner"));
@@ -55,25 +98,12 @@ pub fn suites(kernel: &Kernel, busybox: &Path, cpus: &[String], args: &Args) -> 
     run_suites(command, cpus, &args.suites)
 }
 
-/// As [`suites`] for the suites of `names`, with a kernel of their own for Linux guests.
+/// Runs suites on CPU models with a runner that has its other options, builds it first, and passes its lines on.
+/// Returns how many tests passed and failed.
 ///
 /// # Errors
 /// One line: the runner did not run.
-pub fn suites_with(
-    kernel: &Kernel,
-    busybox: &Path,
-    guest: Option<&Path>,
-    cpus: &[String],
-    names: &[String],
-) -> Result<(u32, u32), String> {
-    let mut command = runner(kernel, busybox);
-    if let Some(guest) = guest {
-        command.arg("--guest").arg(guest);
-    }
-    run_suites(command, cpus, names)
-}
-
-fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result<(u32, u32), String> {
+pub fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result<(u32, u32), String> {
     build_runner()?;
     for cpu in cpus {
         command.args(["--cpu", cpu]);
@@ -81,6 +111,14 @@ fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result
     for name in names {
         command.args(["--suite", name]);
     }
+    counted(command)
+}
+
+/// Calls the runner and passes its lines on. Returns how many tests passed and failed, as its last line says.
+///
+/// # Errors
+/// One line: it did not run, or not to its end.
+pub fn counted(command: Command) -> Result<(u32, u32), String> {
     let mut last = String::new();
     let success = lines(command, |line| {
         ui::say(line);
@@ -89,7 +127,7 @@ fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result
     match counts(&last) {
         Some((passed, 0)) if !success => Ok((passed, 1)),
         Some(counts) => Ok(counts),
-        None => Err("the test runner gave no result".to_owned()),
+        None => Err("the test runner gave no result (its last line says why)".to_owned()),
     }
 }
 
@@ -128,7 +166,22 @@ fn counts(line: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::counts;
+    use super::{counts, models_in};
+
+    #[test]
+    fn models_may_have_properties() {
+        let list = "Available CPUs:\n  cortex-a57\n  max\n  pxa250 (deprecated)\n";
+        let check = |cpu: &str| models_in(list, &[cpu.to_owned()]);
+        assert_eq!(check("max"), Ok(()));
+        assert_eq!(check("max,lpa2=off"), Ok(()));
+        assert_eq!(check("pxa250"), Ok(()));
+        for wrong in ["cortex", "CPUs:", "", ",max"] {
+            assert!(
+                check(wrong).unwrap_err().ends_with("it has cortex-a57, max"),
+                "{wrong}"
+            );
+        }
+    }
 
     #[test]
     fn the_closing_line_is_read() {

@@ -51,6 +51,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     let start = Instant::now();
     ui::headline("what is needed");
     setup::programs(args.gdb)?;
+    qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
     let busybox = setup::busybox()?;
     let (tree, version) = setup::linux(args.kdir.as_deref())?;

@@ -73,32 +73,60 @@ pub fn run(args: &Args) -> Result<bool, String> {
     let start = Instant::now();
     ui::headline("what is needed");
     setup::programs(false)?;
+    qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
     let busybox = setup::busybox()?;
     let (tree, version) = setup::linux(args.kdir.as_deref())?;
+    let whole = args.cpus.is_empty() && args.modes.is_empty();
+    let table = if whole {
+        paths::root().join("Documentation/selftests.rst")
+    } else {
+        paths::root().join("target/selftests.rst")
+    };
+    let (passed, failed) = compare(args, &tree, &version, &busybox, &table)?;
+    ui::say(&format!(
+        "{} in {}; the table is {}",
+        if failed == 0 {
+            "No test does worse on the Rust object,"
+        } else {
+            "The Rust object does worse, or not all was run,"
+        },
+        ui::seconds(start.elapsed()),
+        table.display()
+    ));
+    ui::say(&format!("{passed} passed, {failed} failed"));
+    Ok(failed == 0)
+}
 
+/// Runs them all on the chosen machines and writes the table. Returns how many results are not worse with the Rust
+/// object, and how many are, or are missing.
+///
+/// # Errors
+/// One line, when they could not be run at all.
+pub fn compare(
+    args: &Args,
+    tree: &Path,
+    version: &str,
+    busybox: &Path,
+    table: &Path,
+) -> Result<(u32, u32), String> {
     ui::headline("build");
-    let kernels = [Hyp::C, Hyp::Rust].map(|hyp| kernel::build(&tree, &version, hyp));
+    let kernels = [Hyp::C, Hyp::Rust].map(|hyp| kernel::build(tree, version, hyp));
     let [c, rust] = kernels;
     let kernels = [c?, rust?];
-    build(&tree)?;
+    build(tree)?;
     qemu::build_runner()?;
 
-    let chosen = |given: &[String], all: &[&str]| -> Vec<String> {
-        if given.is_empty() {
-            all.iter().map(|&word| word.to_owned()).collect()
-        } else {
-            given.to_vec()
-        }
-    };
-    for cpu in &chosen(&args.cpus, &CPUS) {
-        for mode in &chosen(&args.modes, &MODES) {
+    let cpus = chosen(&args.cpus, &CPUS);
+    let modes = chosen(&args.modes, &MODES);
+    for cpu in &cpus {
+        for mode in &modes {
             for kernel in &kernels {
                 ui::headline(&format!(
                     "{cpu}, kvm-arm.mode={mode}, Linux {version} with the {} EL2",
                     kernel.hyp.name()
                 ));
-                let mut runner = qemu::runner(kernel, &busybox);
+                let mut runner = qemu::runner(kernel, busybox);
                 runner.args(["--suite", SUITE, "--cpu", cpu, "--mode", mode]);
                 // That some fail is for the table to judge.
                 qemu::lines(runner, ui::say)?;
@@ -107,24 +135,44 @@ pub fn run(args: &Args) -> Result<bool, String> {
     }
 
     ui::headline("side by side");
-    let whole = args.cpus.is_empty() && args.modes.is_empty();
-    let table = if whole {
-        paths::root().join("Documentation/selftests.rst")
-    } else {
-        paths::root().join("target/selftests.rst")
-    };
-    let mut runner = qemu::runner(&kernels[1], &busybox);
-    runner.arg("--selftests-table").arg(&table);
-    let held = qemu::lines(runner, ui::say)?;
-    ui::say(&format!(
-        "{} in {}; the table is {}",
-        if held {
-            "No test does worse on the Rust object,"
-        } else {
-            "The Rust object does worse,"
-        },
-        ui::seconds(start.elapsed()),
-        table.display()
-    ));
-    Ok(held)
+    let mut runner = qemu::runner(&kernels[1], busybox);
+    runner.arg("--selftests-table").arg(table);
+    // The results of other machines may be old, and are not this run's to judge.
+    for cpu in &cpus {
+        runner.args(["--cpu", cpu]);
+    }
+    if let [mode] = modes.as_slice() {
+        runner.args(["--mode", mode]);
+    }
+    qemu::counted(runner)
+}
+
+/// What was asked for, each once; all where nothing was.
+fn chosen(given: &[String], all: &[&str]) -> Vec<String> {
+    let mut chosen: Vec<String> = Vec::new();
+    for word in given {
+        if !chosen.contains(word) {
+            chosen.push(word.clone());
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(all.iter().map(|&word| word.to_owned()));
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MODES, chosen};
+
+    #[test]
+    fn a_choice_has_each_once() {
+        let words = |list: &[&str]| list.iter().map(|&w| w.to_owned()).collect::<Vec<_>>();
+        assert_eq!(chosen(&[], &MODES), MODES);
+        assert_eq!(chosen(&words(&["nvhe", "nvhe"]), &MODES), ["nvhe"]);
+        assert_eq!(
+            chosen(&words(&["nvhe", "protected"]), &MODES),
+            ["nvhe", "protected"]
+        );
+    }
 }

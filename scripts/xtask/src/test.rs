@@ -30,6 +30,14 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts the tests of another part. One that ended early is one failed test.
+    fn part(&mut self, name: &str, since: Instant, result: Result<(u32, u32), String>) {
+        match result {
+            Ok(counts) => self.add(counts),
+            Err(why) => self.one(name, since, &Err(why)),
+        }
+    }
+
     fn add(&mut self, (passed, failed): (u32, u32)) {
         self.passed += passed;
         self.failed += failed;
@@ -60,6 +68,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     let mut tally = Tally::default();
     ui::headline("what the tests need");
     setup::programs(false)?;
+    qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
 
     ui::headline("sources");
@@ -77,23 +86,51 @@ pub fn run(args: &Args) -> Result<bool, String> {
         return Ok(close(tally, start));
     }
     ui::headline("kernel");
+    match sources(args) {
+        Ok(sources) => machines(&mut tally, args, &sources),
+        Err(why) => tally.one("kernel/sources", start, &Err(why)),
+    }
+    Ok(close(tally, start))
+}
+
+/// What a kernel with its tests is made from.
+struct Sources {
+    busybox: PathBuf,
+    tree: PathBuf,
+    version: String,
+}
+
+fn sources(args: &Args) -> Result<Sources, String> {
     let busybox = setup::busybox()?;
     let (tree, version) = setup::linux(args.kdir.as_deref())?;
-    let built = kernel::build(&tree, &version, args.hyp);
-    let kernel = match built {
+    Ok(Sources {
+        busybox,
+        tree,
+        version,
+    })
+}
+
+/// All that needs a kernel. What cannot go on is a failed test; the rest is tested all the same.
+fn machines(tally: &mut Tally, args: &Args, sources: &Sources) {
+    let Sources {
+        busybox,
+        tree,
+        version,
+    } = sources;
+    let start = Instant::now();
+    let kernel = match kernel::build(tree, version, args.hyp) {
         Ok(kernel) => kernel,
-        Err(why) => {
-            // Without a kernel nothing is left to test, and that must not pass for success.
-            tally.one("kernel/build", start, &Err(why));
-            return Ok(close(tally, start));
-        }
+        // Without a kernel nothing is left to test, and that must not pass for success.
+        Err(why) => return tally.one("kernel/build", start, &Err(why)),
     };
     tally.passed += 1;
+    let all = args.suites.is_empty();
     if args.hyp == Hyp::Rust {
         ui::headline("the EL2 object");
-        tally.add(check::report(&check::run(&kernel)?));
-        if args.suites.is_empty() {
-            tally.add(configs::quick(&tree, &version)?);
+        let checks = check::run(&kernel).map(|outcomes| check::report(&outcomes));
+        tally.part("object/checks", start, checks);
+        if all {
+            tally.add(configs::quick(tree, version));
         }
     }
 
@@ -104,14 +141,23 @@ pub fn run(args: &Args) -> Result<bool, String> {
         args.cpus.clone()
     };
     // The small suites of the kernel's own tests need its programs.
-    if args.suites.is_empty() || args.suites.iter().any(|s| s.starts_with("selftests")) {
-        selftests::build(&tree)?;
+    if all || args.suites.iter().any(|s| s.starts_with("selftests")) {
+        let since = Instant::now();
+        if let Err(why) = selftests::build(tree) {
+            tally.one("selftests/build", since, &Err(why));
+        }
     }
-    tally.add(qemu::suites(&kernel, &busybox, &cpus, args)?);
-    if args.full && args.hyp == Hyp::Rust {
-        tally.add(configs::full(args, &tree, &version, &busybox)?);
+    let since = Instant::now();
+    tally.part("qemu/runner", since, qemu::suites(&kernel, busybox, &cpus, args));
+    // Who names suites wants those alone; who tests the C object has nothing to compare it with.
+    if args.full && all && args.hyp == Hyp::Rust {
+        tally.add(configs::full(args, tree, version, busybox));
+        let since = Instant::now();
+        // The documentation is for those to write who ask for it.
+        let table = paths::root().join("target/selftests.rst");
+        let held = selftests::compare(args, tree, version, busybox, &table);
+        tally.part("selftests/compare", since, held);
     }
-    Ok(close(tally, start))
 }
 
 fn close(tally: Tally, start: Instant) -> bool {

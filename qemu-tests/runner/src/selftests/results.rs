@@ -51,6 +51,11 @@ impl Results {
     /// Keeps a result.
     pub fn add(&mut self, attempt: Attempt) {
         self.attempts.push(attempt);
+        self.save();
+    }
+
+    /// Writes the file.
+    pub fn save(&self) {
         let mut text = String::new();
         for a in &self.attempts {
             let _ = writeln!(

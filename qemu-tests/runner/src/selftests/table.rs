@@ -11,8 +11,10 @@ use std::path::Path;
 
 /// A CPU model and a mode, and what both objects did there.
 struct Config {
-    cpu: &'static str,
+    cpu: String,
     mode: Mode,
+    /// Whether it is one of the machines that decide the outcome.
+    judged: bool,
     c: Vec<Attempt>,
     rust: Vec<Attempt>,
 }
@@ -61,17 +63,34 @@ fn cell(c: Option<&Verdict>, rust: Option<&Verdict>) -> String {
     if c == rust { c } else { format!("{c} / {rust}") }
 }
 
-/// Writes the document from the results in a directory. Returns one line per loss, and one if not everything was run.
+/// What the machines that were chosen showed.
+#[derive(Default)]
+pub struct Judged {
+    /// How many results are not worse with the Rust object.
+    pub held: u32,
+    /// One line per loss, one if results are missing, and one per machine that did not run.
+    pub losses: Vec<String>,
+}
+
+/// The CPU models of the table, beside those that are chosen.
+const CPUS: [&str; 3] = ["max", "neoverse-n2", "cortex-a57"];
+
+/// Writes the document from the results in a directory, of all machines. The outcome is about those of `cpus` and
+/// `mode`, where they are named.
 ///
 /// # Errors
 /// There are no results, or the file cannot be written.
-pub fn write(out: &Path, dir: &Path) -> Result<Vec<String>, String> {
-    let (configs, absent): (Vec<Config>, Vec<Config>) = ["max", "neoverse-n2", "cortex-a57"]
+pub fn write(out: &Path, dir: &Path, cpus: &[String], mode: Option<Mode>) -> Result<Judged, String> {
+    let chosen = mode;
+    let more = cpus.iter().map(String::as_str).filter(|cpu| !CPUS.contains(cpu));
+    let (configs, absent): (Vec<Config>, Vec<Config>) = CPUS
         .into_iter()
+        .chain(more)
         .flat_map(|cpu| MODES.map(|mode| (cpu, mode)))
         .map(|(cpu, mode)| Config {
-            cpu,
+            cpu: cpu.to_owned(),
             mode,
+            judged: (cpus.is_empty() || cpus.iter().any(|c| c == cpu)) && chosen.is_none_or(|m| m == mode),
             c: Results::read(dir, Hyp::C, cpu, mode).attempts,
             rust: Results::read(dir, Hyp::Rust, cpu, mode).attempts,
         })
@@ -79,50 +98,140 @@ pub fn write(out: &Path, dir: &Path) -> Result<Vec<String>, String> {
     if configs.is_empty() {
         return Err(format!("{}: no results of selftests", dir.display()));
     }
-    let (text, losses) = document(&configs, &absent);
+    let (text, judged) = document(&configs, &absent);
     std::fs::write(out, text).map_err(|e| format!("{}: {e}", out.display()))?;
-    Ok(losses)
+    Ok(judged)
 }
 
-fn document(configs: &[Config], absent: &[Config]) -> (String, Vec<String>) {
+/// The EL2 objects of the results, where results of one kind come from more than one: a run of some machines leaves what
+/// is known of the others.
+struct Objects<'a>([Vec<&'a str>; 2]);
+
+impl<'a> Objects<'a> {
+    fn of(configs: &'a [Config]) -> Self {
+        Self([Hyp::C, Hyp::Rust].map(|hyp| {
+            let mut objects: Vec<&str> = configs
+                .iter()
+                .flat_map(|c| c.of(hyp))
+                .map(|a| a.object.as_str())
+                .collect();
+            objects.sort_unstable();
+            objects.dedup();
+            objects
+        }))
+    }
+
+    fn all(&self, hyp: Hyp) -> &[&'a str] {
+        let Self([c, rust]) = self;
+        match hyp {
+            Hyp::C => c,
+            Hyp::Rust => rust,
+        }
+    }
+
+    /// The names, with numbers where there is more than one.
+    fn names(&self, hyp: Hyp) -> String {
+        match self.all(hyp) {
+            [one] => (*one).to_owned(),
+            all => {
+                let names: Vec<_> = (1..).zip(all).map(|(n, name)| format!("({n}) {name}")).collect();
+                names.join("; ")
+            }
+        }
+    }
+
+    /// The numbers of the objects of some attempts; empty where there is but one object.
+    fn mark(&self, hyp: Hyp, attempts: &[&Attempt]) -> String {
+        let all = self.all(hyp);
+        let numbers: Vec<String> = (1..)
+            .zip(all)
+            .filter(|(_, name)| all.len() > 1 && attempts.iter().any(|a| a.object == **name))
+            .map(|(n, _): (u32, _)| n.to_string())
+            .collect();
+        if numbers.is_empty() {
+            String::new()
+        } else {
+            format!("({})", numbers.join(", "))
+        }
+    }
+
+    /// The same for a column of the table, of both kinds.
+    fn column(&self, config: &Config) -> String {
+        let marks = [(Hyp::C, "C"), (Hyp::Rust, "Rust")].map(|(hyp, name)| {
+            let mark = self.mark(hyp, &config.of(hyp).iter().collect::<Vec<_>>());
+            (name, mark)
+        });
+        let said: Vec<_> = marks
+            .iter()
+            .filter(|(_, mark)| !mark.is_empty())
+            .map(|(name, mark)| format!("{name} {mark}"))
+            .collect();
+        said.join(", ")
+    }
+}
+
+fn document(configs: &[Config], absent: &[Config]) -> (String, Judged) {
+    let objects = Objects::of(configs);
     let mut losses = Vec::new();
+    let mut judged = Judged::default();
     let mut missing = 0;
+    let mut missed = 0;
     let mut rows = Vec::new();
     for test in TESTS {
         let mut row = vec![test.program.to_owned()];
         for config in configs {
             let c = verdict(&config.c, test.program);
             let rust = verdict(&config.rust, test.program);
-            missing += u32::from(c.is_none() || rust.is_none());
+            let lacks = c.is_none() || rust.is_none();
+            missing += u32::from(lacks);
+            missed += u32::from(lacks && config.judged);
             if loss(c.as_ref(), rust.as_ref()) {
-                losses.push(format!(
-                    "{} on {}: {} with the C object, {} with the Rust object",
+                let by = |hyp| {
+                    let mine: Vec<_> = config.of(hyp).iter().filter(|a| a.test == test.program).collect();
+                    let mark = objects.mark(hyp, &mine);
+                    if mark.is_empty() { mark } else { format!(" {mark}") }
+                };
+                let line = format!(
+                    "{} on {}: {} with the C object{}, {} with the Rust object{}",
                     test.program,
                     config.name(),
                     c.map_or("not run", |v| word(v.status)),
+                    by(Hyp::C),
                     rust.map_or("not run", |v| word(v.status)),
-                ));
+                    by(Hyp::Rust),
+                );
+                if config.judged {
+                    judged.losses.push(line.clone());
+                }
+                losses.push(line);
                 row.push(format!("**{}**", cell_of(config, test.program)));
             } else {
+                judged.held += u32::from(config.judged && !lacks);
                 row.push(cell_of(config, test.program));
             }
         }
         rows.push(row);
     }
     let mut text = String::from(HEAD);
-    summary(&mut text, configs, &losses, missing);
+    summary(&mut text, configs, &objects, &losses, missing);
     if !absent.is_empty() {
         let names: Vec<_> = absent.iter().map(Config::name).collect();
         let _ = writeln!(text, "Not run at all: {}.\n", names.join(", "));
     }
-    table(&mut text, configs, &rows);
+    table(&mut text, configs, &objects, &rows);
     reasons(&mut text, configs, Status::Skipped, SKIPPED);
     reasons(&mut text, configs, Status::Failed, FAILED);
     arguments(&mut text);
-    if missing > 0 {
-        losses.push(format!("{missing} results of one object or both are missing"));
+    if missed > 0 {
+        let line = format!("{missed} results of one object or both are missing");
+        judged.losses.push(line);
     }
-    (text, losses)
+    for config in absent.iter().filter(|config| config.judged) {
+        judged
+            .losses
+            .push(format!("{} was not run at all", config.name()));
+    }
+    (text, judged)
 }
 
 fn cell_of(config: &Config, test: &str) -> String {
@@ -132,15 +241,8 @@ fn cell_of(config: &Config, test: &str) -> String {
     )
 }
 
-fn summary(text: &mut String, configs: &[Config], losses: &[String], missing: u32) {
+fn summary(text: &mut String, configs: &[Config], objects: &Objects<'_>, losses: &[String], missing: u32) {
     for hyp in [Hyp::C, Hyp::Rust] {
-        let mut objects: Vec<&str> = configs
-            .iter()
-            .flat_map(|c| c.of(hyp))
-            .map(|a| a.object.as_str())
-            .collect();
-        objects.sort_unstable();
-        objects.dedup();
         let mut counts = [0_u32; 3];
         for config in configs {
             for v in TESTS.iter().filter_map(|t| verdict(config.of(hyp), t.program)) {
@@ -150,13 +252,18 @@ fn summary(text: &mut String, configs: &[Config], losses: &[String], missing: u3
         let _ = writeln!(
             text,
             "* {}: {} passed, {} skipped, {} failed",
-            objects.join("; "),
+            objects.names(hyp),
             counts[0],
             counts[1],
             counts[2]
         );
     }
     text.push('\n');
+    if configs.iter().any(|config| !objects.column(config).is_empty()) {
+        text.push_str(
+            "Not all columns are of the same objects; the numbers at their heads say which are whose.\n\n",
+        );
+    }
     if missing > 0 {
         let _ = writeln!(text, "A ``?`` was not run; there are {missing} cells with one.\n");
     }
@@ -172,11 +279,16 @@ fn summary(text: &mut String, configs: &[Config], losses: &[String], missing: u3
 }
 
 /// A simple table: one row per test, one column per CPU model and mode.
-fn table(text: &mut String, configs: &[Config], rows: &[Vec<String>]) {
+fn table(text: &mut String, configs: &[Config], objects: &Objects<'_>, rows: &[Vec<String>]) {
     let mut heads = vec![vec!["Test".to_owned()], vec![String::new()]];
     for config in configs {
-        heads[0].push(config.cpu.to_owned());
+        heads[0].push(config.cpu.clone());
         heads[1].push(config.mode.name().to_owned());
+    }
+    let marks = std::iter::once(String::new()).chain(configs.iter().map(|config| objects.column(config)));
+    let marks: Vec<String> = marks.collect();
+    if marks.iter().any(|mark| !mark.is_empty()) {
+        heads.push(marks);
     }
     let widths: Vec<usize> = (0..=configs.len())
         .map(|i| {
@@ -341,8 +453,9 @@ mod tests {
 
     fn config(c: Vec<Attempt>, rust: Vec<Attempt>) -> Config {
         Config {
-            cpu: "max",
+            cpu: "max".to_owned(),
             mode: Mode::Nvhe,
+            judged: true,
             c,
             rust,
         }
@@ -388,14 +501,68 @@ mod tests {
                 attempt("arm64/at", Status::Skipped, "no EL2"),
             ],
         )];
-        let (text, losses) = document(&one, &[config(Vec::new(), Vec::new())]);
+        let (text, Judged { held, losses }) = document(&one, &[config(Vec::new(), Vec::new())]);
         assert!(text.contains("Not run at all: max nvhe."));
-        assert_eq!(losses.len(), 2);
+        assert_eq!((held, losses.len()), (1, 3));
+        assert_eq!(losses[2], "max nvhe was not run at all");
         assert!(losses[0].starts_with("get-reg-list on max nvhe: ok"));
         assert!(losses[1].starts_with("44 results"));
         assert!(text.contains("**ok / fail**"));
         assert!(text.contains("* everywhere: ``no EL2``"));
         assert!(text.contains("* max nvhe (Rust): ``x == y``"));
         assert!(text.contains("1 passed, 1 skipped, 0 failed"));
+    }
+
+    #[test]
+    fn only_the_chosen_machines_decide() {
+        let lost = |judged| Config {
+            judged,
+            ..config(
+                vec![attempt("get-reg-list", Status::Passed, "")],
+                vec![attempt("get-reg-list", Status::Failed, "x")],
+            )
+        };
+        let absent = Config {
+            judged: false,
+            ..config(Vec::new(), Vec::new())
+        };
+        let (text, judged) = document(&[lost(false)], &[absent]);
+        // All is shown.
+        assert!(text.contains("**ok / fail**") && text.contains("Where the Rust object does worse"));
+        assert_eq!((judged.held, judged.losses), (0, Vec::new()));
+        let (_, judged) = document(&[lost(false), lost(true)], &[]);
+        assert_eq!(judged.losses.len(), 2);
+    }
+
+    #[test]
+    fn columns_of_different_objects_are_marked() {
+        let of = |mode, object: &str, status| {
+            let mut rust = attempt("get-reg-list", status, "x");
+            object.clone_into(&mut rust.object);
+            Config {
+                mode,
+                ..config(vec![attempt("get-reg-list", Status::Passed, "")], vec![rust])
+            }
+        };
+        let (text, judged) = document(
+            &[
+                of(Mode::Nvhe, "new", Status::Passed),
+                of(Mode::Protected, "old", Status::Failed),
+            ],
+            &[],
+        );
+        assert!(text.contains("* object: 2 passed"), "{text}");
+        assert!(text.contains("* (1) new; (2) old: 1 passed"), "{text}");
+        assert!(
+            text.lines()
+                .any(|l| l.split_whitespace().eq(["Rust", "(1)", "Rust", "(2)"])),
+            "{text}"
+        );
+        assert!(judged.losses[0].ends_with("ok with the C object, fail with the Rust object (2)"));
+        let (text, _) = document(&[of(Mode::Nvhe, "new", Status::Passed)], &[]);
+        assert!(
+            !text.contains("(1)") && !text.contains("Not all columns"),
+            "{text}"
+        );
     }
 }

@@ -32,6 +32,32 @@ pub struct Cost {
     pub wall: Duration,
     /// Of processors: the same on an idle machine and on a busy one.
     pub cpu: Duration,
+    /// How many processors the machine had; 0 where nobody noted it.
+    pub processors: usize,
+}
+
+impl Cost {
+    fn text(self) -> String {
+        format!(
+            "{} {} {}\n",
+            self.wall.as_secs(),
+            self.cpu.as_secs(),
+            self.processors
+        )
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace().map(|word| word.parse::<u64>().ok());
+        Some(Self {
+            wall: Duration::from_secs(words.next()??),
+            cpu: Duration::from_secs(words.next()??),
+            processors: words
+                .next()
+                .flatten()
+                .and_then(|n| n.try_into().ok())
+                .unwrap_or(0),
+        })
+    }
 }
 
 impl Tools {
@@ -69,14 +95,26 @@ pub fn directory(tree: &Path, config: &Config, hyp: Hyp) -> PathBuf {
 
 /// The cost of the first build of a directory, where there was one.
 pub fn cost(dir: &Path) -> Option<Cost> {
-    let text = std::fs::read_to_string(dir.join(COST)).ok()?;
-    let mut words = text
-        .split_whitespace()
-        .map(|w| w.parse().ok().map(Duration::from_secs));
-    Some(Cost {
-        wall: words.next()??,
-        cpu: words.next()??,
-    })
+    Cost::parse(&std::fs::read_to_string(dir.join(COST)).ok()?)
+}
+
+/// Which EL2 the attached tree builds, in the words of the kernel's log.
+///
+/// # Errors
+/// One line: the script that makes them does not run.
+pub fn revision(tree: &Path) -> Result<String, String> {
+    let script = tree.join("arch/arm64/kvm/hyp/pkvm-rs/gen-version");
+    let mut command = cmd("sh", [script]);
+    command.env("EL2_RUST", "y");
+    let header = sh::output(command)?;
+    quoted(&header)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("gen-version: no version in {header}"))
+}
+
+/// What stands between the first and the last quotation mark.
+fn quoted(text: &str) -> Option<&str> {
+    Some(text.split_once('"')?.1.rsplit_once('"')?.0)
 }
 
 /// Builds a configuration.
@@ -91,9 +129,11 @@ pub fn build(tree: &Path, version: &str, config: &Config, hyp: Hyp, goal: Goal) 
     let dir = directory(tree, config, hyp);
     let place = Place::of(tree, config, &dir)?;
     configure(&place, config, hyp)?;
-    let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let jobs = format!("-j{jobs}");
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let jobs = format!("-j{processors}");
     let (what, words): (_, &[&str]) = match goal {
+        // The further suites load the test module, which is built against this.
+        Goal::Image if !config.suites.is_empty() => ("build", &[&jobs, "Image", "modules_prepare"]),
         Goal::Image => ("build", &[&jobs, "Image"]),
         Goal::Object => ("build EL2 of", &[&jobs, "arch/arm64/kvm/hyp/nvhe/"]),
     };
@@ -122,11 +162,12 @@ pub fn build(tree: &Path, version: &str, config: &Config, hyp: Hyp, goal: Goal) 
             if first {
                 // An interrupted build goes on where it was, so that the parts add up.
                 let before = cost(&dir).unwrap_or_default();
-                let (wall, cpu) = (before.wall + start.elapsed(), before.cpu + cpu);
-                sh::write(
-                    &dir.join(COST),
-                    &format!("{} {}\n", wall.as_secs(), cpu.as_secs()),
-                )?;
+                let cost = Cost {
+                    wall: before.wall + start.elapsed(),
+                    cpu: before.cpu + cpu,
+                    processors,
+                };
+                sh::write(&dir.join(COST), &cost.text())?;
             }
             // The shell around make is no news.
             result.map_err(|why| why.replacen("sh failed", "make failed", 1))
@@ -198,12 +239,9 @@ impl Place {
     }
 
     fn make(&self, config: &Config, words: &[&str]) -> std::process::Command {
-        kernel::kbuild(
-            &self.source,
-            self.out.as_deref(),
-            &config.tools.variables(),
-            words,
-        )
+        let mut variables = config.tools.variables();
+        variables.push(format!("EL2_FEATURES={}", config.features.join(" ")));
+        kernel::kbuild(&self.source, self.out.as_deref(), &variables, words)
     }
 }
 
@@ -281,6 +319,26 @@ mod tests {
             ["CONFIG_B=y", "CONFIG_D=n"]
         );
         assert!(refused("CONFIG_D=n\nCONFIG_D=y\n", config).is_empty());
+    }
+
+    #[test]
+    fn a_cost_is_read_as_it_was_written() {
+        let cost = Cost {
+            wall: Duration::from_secs(40),
+            cpu: Duration::from_secs(75),
+            processors: 2,
+        };
+        assert_eq!(Cost::parse(&cost.text()), Some(cost));
+        // As it was kept before the processors were.
+        assert_eq!(Cost::parse("40 75\n").map(|cost| cost.processors), Some(0));
+        assert_eq!(Cost::parse("40\n"), None);
+    }
+
+    #[test]
+    fn the_version_is_taken_from_its_header() {
+        let header = "#define PKVM_RS_VERSION \"pkvm-rs 0.1.0 (Rust, abc-dirty)\"";
+        assert_eq!(quoted(header), Some("pkvm-rs 0.1.0 (Rust, abc-dirty)"));
+        assert_eq!(quoted("fatal"), None);
     }
 
     #[test]

@@ -3,19 +3,20 @@
 //! it to a protected VM. What came out is kept beside each build, and becomes Documentation/configurations.rst.
 
 mod build;
+mod document;
 mod result;
 mod table;
 
 use crate::args::Args;
 use crate::check;
-use crate::kernel::{self, Hyp};
+use crate::kernel::{self, Hyp, Kernel};
 use crate::paths;
 use crate::qemu;
 use crate::setup;
 use crate::sh;
 use crate::ui;
 use build::Goal;
-use result::Record;
+use result::{Boot, Record, Seen};
 use std::path::Path;
 use std::time::Instant;
 use table::{Base, CONFIGS, Config};
@@ -45,12 +46,13 @@ pub fn run(args: &Args) -> Result<bool, String> {
     let chosen = choose(&args.names)?;
     ui::headline("what is needed");
     setup::programs(false)?;
+    qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
     let busybox = setup::busybox()?;
     let (tree, version) = setup::linux(args.kdir.as_deref())?;
     let mut tally = (0, 0);
     for config in chosen {
-        add(&mut tally, one(args, &tree, &version, config, &busybox)?);
+        add(&mut tally, one(args, &tree, &version, config, &busybox));
     }
     if args.write {
         write(&tree, &version)?;
@@ -63,39 +65,39 @@ pub fn run(args: &Args) -> Result<bool, String> {
 /// Writes the documentation's table from what the runs left.
 fn write(tree: &Path, version: &str) -> Result<(), String> {
     let path = paths::root().join("Documentation/configurations.rst");
-    sh::write(&path, &result::document(tree, version))?;
+    sh::write(&path, &document::document(tree, version))?;
     ui::say(&format!("written: {}", path.display()));
     Ok(())
 }
 
 /// The part of it that `scripts/test` runs: EL2 objects of some configurations, without their kernels. Returns how many
 /// checks passed and failed.
-///
-/// # Errors
-/// One line: something to build with is missing.
-pub fn quick(tree: &Path, version: &str) -> Result<(u32, u32), String> {
+pub fn quick(tree: &Path, version: &str) -> (u32, u32) {
     let mut tally = (0, 0);
     for config in QUICK.iter().filter_map(|name| table::find(name)) {
-        add(&mut tally, object(tree, version, config, Hyp::Rust)?);
+        add(&mut tally, object(tree, version, config, Hyp::Rust));
     }
-    Ok(tally)
+    tally
 }
 
 /// All of it, for `scripts/test --full`.
-///
-/// # Errors
-/// One line: something to build or boot with is missing.
-pub fn full(args: &Args, tree: &Path, version: &str, busybox: &Path) -> Result<(u32, u32), String> {
+pub fn full(args: &Args, tree: &Path, version: &str, busybox: &Path) -> (u32, u32) {
     let mut tally = (0, 0);
     for config in CONFIGS {
-        add(&mut tally, one(args, tree, version, config, busybox)?);
+        add(&mut tally, one(args, tree, version, config, busybox));
     }
-    Ok(tally)
+    tally
 }
 
 fn add(tally: &mut (u32, u32), more: (u32, u32)) {
     tally.0 += more.0;
     tally.1 += more.1;
+}
+
+/// What cannot go on is one failed test, whose line says why; other configurations still can.
+fn failed(config: &Config, why: &str) -> (u32, u32) {
+    ui::say(&format!("FAIL  config/{} - {why}", config.name));
+    (0, 1)
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Config>, String> {
@@ -111,68 +113,98 @@ fn choose(names: &[String]) -> Result<Vec<&'static Config>, String> {
 }
 
 /// Builds the EL2 object of a configuration and checks it; the C object has nothing to be checked for.
-fn object(tree: &Path, version: &str, config: &Config, hyp: Hyp) -> Result<(u32, u32), String> {
+fn object(tree: &Path, version: &str, config: &Config, hyp: Hyp) -> (u32, u32) {
     ui::headline(&format!("{}: {}", config.name, config.about));
-    match build::build(tree, version, config, hyp, Goal::Object) {
-        Ok(_) if hyp == Hyp::C => Ok((1, 0)),
-        Ok(kernel) => {
-            let checks = check::report(&check::run(&kernel)?);
-            if Record::load(&kernel.dir).is_none_or(|record| record.boots.is_empty()) {
-                let boots = Vec::new();
-                Record { checks, boots }.save(&kernel.dir)?;
-            }
-            Ok(checks)
+    let result = build::build(tree, version, config, hyp, Goal::Object).and_then(|kernel| {
+        if hyp == Hyp::C {
+            return Ok((1, 0));
         }
-        Err(why) => {
-            ui::say(&format!("FAIL  config/{} - {why}", config.name));
-            Ok((0, 1))
-        }
-    }
+        check_object(tree, config, &kernel).map(|(checks, _)| checks)
+    });
+    result.unwrap_or_else(|why| failed(config, &why))
+}
+
+/// Checks the EL2 object of a build and keeps the outcome. Returns it, and which EL2 that was.
+fn check_object(tree: &Path, config: &Config, kernel: &Kernel) -> Result<((u32, u32), String), String> {
+    let revision = build::revision(tree)?;
+    let checks = check::report(&check::run(kernel)?);
+    keep(kernel, config, |record| {
+        record.checks = Some(Seen::now(checks, &revision));
+    })?;
+    Ok((checks, revision))
+}
+
+/// Changes what is known of a configuration, at once: what is seen is kept however the run ends.
+fn keep(kernel: &Kernel, config: &Config, change: impl FnOnce(&mut Record)) -> Result<(), String> {
+    let mut record = Record::load(&kernel.dir);
+    change(&mut record);
+    record.arrange(config);
+    record.save(&kernel.dir)
 }
 
 /// Builds, checks and boots a configuration.
-fn one(
-    args: &Args,
-    tree: &Path,
-    version: &str,
-    config: &Config,
-    busybox: &Path,
-) -> Result<(u32, u32), String> {
+fn one(args: &Args, tree: &Path, version: &str, config: &Config, busybox: &Path) -> (u32, u32) {
     if args.object {
         return object(tree, version, config, args.hyp);
     }
     ui::headline(&format!("{}: {}", config.name, config.about));
-    let kernel = match build::build(tree, version, config, Hyp::Rust, Goal::Image) {
-        Ok(kernel) => kernel,
-        Err(why) => {
-            // The others can still be built.
-            ui::say(&format!("FAIL  config/{} - {why}", config.name));
-            return Ok((0, 1));
-        }
-    };
-    let mut tally = check::report(&check::run(&kernel)?);
-    let mut record = Record {
-        checks: tally,
-        ..Record::default()
+    let begun = build::build(tree, version, config, Hyp::Rust, Goal::Image)
+        .and_then(|kernel| check_object(tree, config, &kernel).map(|(checks, name)| (kernel, checks, name)));
+    let (kernel, mut tally, revision) = match begun {
+        Ok(begun) => begun,
+        Err(why) => return failed(config, &why),
     };
     let guest = match config.base {
         Base::Small => None,
         // Its drivers of a guest's devices are modules.
-        Base::Debian => Some(kernel::build(tree, version, Hyp::Rust)?.image()),
+        Base::Debian => match kernel::build(tree, version, Hyp::Rust) {
+            Ok(guest) => Some(guest.image()),
+            Err(why) => {
+                add(&mut tally, failed(config, &format!("no guest: {why}")));
+                return tally;
+            }
+        },
     };
     for cpu in config.cpus {
         if !args.cpus.is_empty() && !args.cpus.iter().any(|c| c == cpu) {
             continue;
         }
-        let names: Vec<String> = if config.boot_only.contains(cpu) {
-            vec![SUITES[0].to_owned()]
-        } else {
-            SUITES.map(str::to_owned).to_vec()
-        };
-        let ran = qemu::suites_with(&kernel, busybox, guest.as_deref(), &[(*cpu).to_owned()], &names)?;
-        record.boots.push(((*cpu).to_owned(), ran));
+        let suites = config.suites_on(cpu);
+        let ran = boot(config, &kernel, busybox, guest.as_deref(), cpu, &suites);
         add(&mut tally, ran);
+        let kept = keep(&kernel, config, |record| {
+            record.set(Boot {
+                cpu: (*cpu).to_owned(),
+                suites: suites.join(","),
+                seen: Seen::now(ran, &revision),
+            });
+        });
+        if let Err(why) = kept {
+            add(&mut tally, failed(config, &why));
+        }
     }
-    record.save(&kernel.dir)?;
-    Ok(tally)
+    tally
+}
+
+/// Runs suites on a CPU model.
+fn boot(
+    config: &Config,
+    kernel: &Kernel,
+    busybox: &Path,
+    guest: Option<&Path>,
+    cpu: &str,
+    suites: &[&str],
+) -> (u32, u32) {
+    let mut runner = qemu::runner(kernel, busybox);
+    // The consoles of one configuration do not take the place of another's.
+    runner.args(["--log-dir", &format!("target/qemu-logs/{}", config.name)]);
+    if let Some(guest) = guest {
+        runner.arg("--guest").arg(guest);
+    }
+    if let Some((_, options)) = config.machine.iter().find(|(model, _)| *model == cpu) {
+        runner.args(["--machine", options]);
+    }
+    let names: Vec<String> = suites.iter().map(|&name| name.to_owned()).collect();
+    qemu::run_suites(runner, &[cpu.to_owned()], &names)
+        .unwrap_or_else(|why| failed(config, &format!("{cpu}: {why}")))
 }

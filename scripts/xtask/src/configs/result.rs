@@ -1,209 +1,185 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What came out of a configuration: kept in its build directory, and written as a table.
+//! What came out of a configuration: kept in its build directory, with the EL2 that it was seen with.
 
-use super::build::{self, Cost};
-use super::table::{Base, CONFIGS, Config};
-use crate::check::{self, Sizes};
-use crate::kernel::{Hyp, Kernel};
+use super::table::Config;
 use crate::sh;
-use crate::ui;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The file in the build directory.
 const FILE: &str = ".pkvm-rs-result";
+/// What stands for the EL2 object in the file, in place of a CPU model.
+const OBJECT: &str = "object";
 
 /// The outcome of one configuration with the Rust EL2.
-#[derive(Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Record {
-    /// Checks of the EL2 object: passed, failed.
-    pub checks: (u32, u32),
-    /// Tests by CPU model: passed, failed.
-    pub boots: Vec<(String, (u32, u32))>,
+    /// Checks of the EL2 object.
+    pub checks: Option<Seen>,
+    /// Tests by CPU model.
+    pub boots: Vec<Boot>,
+}
+
+/// The tests on a CPU model.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Boot {
+    /// QEMU's name of it.
+    pub cpu: String,
+    /// The suites that ran, separated by commas.
+    pub suites: String,
+    /// What they showed.
+    pub seen: Seen,
+}
+
+/// Counts, and what they were seen with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// How many passed.
+    pub passed: u32,
+    /// How many failed.
+    pub failed: u32,
+    /// When, in seconds since 1970: it tells which revision is the newest.
+    pub at: u64,
+    /// Which EL2 it was, in the words of the kernel's log.
+    pub revision: String,
+}
+
+impl Seen {
+    /// What was seen just now.
+    pub fn now((passed, failed): (u32, u32), revision: &str) -> Self {
+        let at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        Self {
+            passed,
+            failed,
+            at,
+            revision: revision.to_owned(),
+        }
+    }
 }
 
 impl Record {
-    /// The record, and one line per field.
-    pub fn save(&self, dir: &Path) -> Result<(), String> {
-        let mut text = format!("object {} {}\n", self.checks.0, self.checks.1);
-        for (cpu, (passed, failed)) in &self.boots {
-            let _ = writeln!(text, "{cpu} {passed} {failed}");
+    /// Puts the boots of a CPU model in place of earlier ones.
+    pub fn set(&mut self, boot: Boot) {
+        match self.boots.iter_mut().find(|old| old.cpu == boot.cpu) {
+            Some(old) => *old = boot,
+            None => self.boots.push(boot),
         }
-        sh::write(&dir.join(FILE), &text)
     }
 
-    /// That of an earlier run.
-    pub fn load(dir: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(dir.join(FILE)).ok()?)
+    /// Brings the boots into the order of the configuration's CPU models, without those that it no longer names.
+    pub fn arrange(&mut self, config: &Config) {
+        let place = |boot: &Boot| config.cpus.iter().position(|cpu| *cpu == boot.cpu);
+        self.boots.retain(|boot| place(boot).is_some());
+        self.boots.sort_by_key(place);
+    }
+
+    /// All that was seen.
+    pub fn all(&self) -> impl Iterator<Item = &Seen> {
+        self.checks.iter().chain(self.boots.iter().map(|boot| &boot.seen))
+    }
+
+    /// Keeps it, a line for each.
+    ///
+    /// # Errors
+    /// One line: the file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), String> {
+        sh::write(&dir.join(FILE), &self.text())
+    }
+
+    /// That of earlier runs; empty where there was none, or one whose revision nobody knows.
+    pub fn load(dir: &Path) -> Self {
+        std::fs::read_to_string(dir.join(FILE))
+            .ok()
+            .and_then(|text| Self::parse(&text))
+            .unwrap_or_default()
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, suites: &str, seen: &Seen| {
+            let Seen {
+                passed,
+                failed,
+                at,
+                revision,
+            } = seen;
+            let _ = writeln!(text, "{name}\t{suites}\t{passed}\t{failed}\t{at}\t{revision}");
+        };
+        if let Some(checks) = &self.checks {
+            line(OBJECT, "", checks);
+        }
+        for Boot { cpu, suites, seen } in &self.boots {
+            line(cpu, suites, seen);
+        }
+        text
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut record = Self::default();
         for line in text.lines() {
-            let mut words = line.split_whitespace();
-            let name = words.next()?;
-            let counts = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            if name == "object" {
-                record.checks = counts;
+            let mut fields = line.split('\t');
+            let (name, suites) = (fields.next()?, fields.next()?);
+            let seen = Seen {
+                passed: fields.next()?.parse().ok()?,
+                failed: fields.next()?.parse().ok()?,
+                at: fields.next()?.parse().ok()?,
+                revision: fields.next()?.to_owned(),
+            };
+            if name == OBJECT {
+                record.checks = Some(seen);
             } else {
-                record.boots.push((name.to_owned(), counts));
+                record.boots.push(Boot {
+                    cpu: name.to_owned(),
+                    suites: suites.to_owned(),
+                    seen,
+                });
             }
         }
         Some(record)
     }
 }
 
-const HEAD: &str = "\
-.. SPDX-License-Identifier: GPL-2.0-only
-.. Generated by scripts/configs --write; do not edit.
-
-=====================
-Kernel configurations
-=====================
-
-The Rust EL2 follows the kernel's configuration: page size, address sizes, what the compiler adds to calls and returns,
-debug options. ``scripts/configs`` builds a kernel for each line here with it, checks the EL2 object, boots the kernel on
-each CPU model named, and runs the suites ``boot`` and ``tour`` there: the host comes up protected, a protected Linux
-guest runs, what it keeps to itself the host does not get, and a normal guest runs beside it. The guest's kernel is the
-host's own, but for ``debian``, whose drivers of a guest's devices are modules. With 16 KiB pages and LPA2 (``max``) only
-``boot`` runs: at the end of a VM the host kernel walks 52 bits of guest addresses in steps of 32 MiB, which takes an
-emulated CPU minutes, with either EL2.
-
-``scripts/configs NAME...`` takes the configurations that are named, ``--list`` says what there is, ``--object`` builds
-and checks the EL2 object alone (``--hyp c``: builds the C object, for its size), and ``--write`` writes this file from
-what the last runs left in the build directories (``~/.cache/pkvm-rs/build/NAME-rust``). ``scripts/test`` checks the
-objects of two of them, and ``scripts/test --full`` runs them all. Options that make a configuration are in
-``kernel-glue/configs/``; an option that Kconfig would drop without a word fails the build.
-
-";
-
-/// The document, from what is in the build directories.
-pub fn document(tree: &Path, version: &str) -> String {
-    let mut text = HEAD.to_owned();
-    let _ = writeln!(text, "Linux {version}.\n");
-    text += &results(tree);
-    text += &sizes(tree);
-    text
-}
-
-fn results(tree: &Path) -> String {
-    let mut text = String::from(
-        "Results\n=======\n\n\
-         *Build* is the first build of the image: processor time, which is the same on a busy machine, and time by the\n\
-         clock on the two shared processors that it was measured on. *Checks* are those of the EL2 object.\n\n\
-         .. list-table::\n   :header-rows: 1\n\n\
-         \x20  * - Name\n     - What it is\n     - Compiler\n     - Build\n     - Checks\n     - Boots: tests passed\n",
-    );
-    for config in CONFIGS {
-        let dir = build::directory(tree, config, Hyp::Rust);
-        let record = Record::load(&dir);
-        let boots: Vec<String> = record
-            .iter()
-            .flat_map(|r| &r.boots)
-            .map(|(cpu, (passed, failed))| format!("{cpu} {}", outcome(*passed, *failed)))
-            .collect();
-        row(
-            &mut text,
-            &[
-                format!("``{}``", config.name),
-                about(config),
-                config.tools.version().unwrap_or_else(|_| "not installed".into()),
-                build::cost(&dir).map_or_else(|| "-".into(), cost),
-                record
-                    .as_ref()
-                    .map_or_else(|| "not run".into(), |r| outcome(r.checks.0, r.checks.1)),
-                if boots.is_empty() {
-                    "not run".into()
-                } else {
-                    boots.join(", ")
-                },
-            ],
-        );
-    }
-    text.push('\n');
-    text
-}
-
-fn about(config: &Config) -> String {
-    let base = match config.base {
-        Base::Small => "",
-        Base::Debian => " (Debian's ``linux-config`` package)",
-    };
-    format!("{}{base}", config.about)
-}
-
-fn outcome(passed: u32, failed: u32) -> String {
-    if failed == 0 {
-        format!("{passed} of {passed}")
-    } else {
-        format!("**{passed} of {}**", passed + failed)
-    }
-}
-
-fn cost(cost: Cost) -> String {
-    format!(
-        "{} ({} by the clock)",
-        ui::seconds(cost.cpu),
-        ui::seconds(cost.wall)
-    )
-}
-
-fn sizes(tree: &Path) -> String {
-    let mut text = String::from(
-        "Sizes\n=====\n\n\
-         Bytes of the EL2 object, and how many pointers in it EL1 turns into EL2's at boot. C is the kernel's own object in\n\
-         the same configuration.\n\n\
-         .. list-table::\n   :header-rows: 1\n\n\
-         \x20  * - Name\n     - Text, Rust\n     - Text, C\n     - Read-only data, Rust\n     - Read-only data, C\n\
-         \x20    - Pointers, Rust\n     - Pointers, C\n",
-    );
-    for config in CONFIGS {
-        let of = |hyp| {
-            let kernel = Kernel {
-                dir: build::directory(tree, config, hyp),
-                hyp,
-            };
-            check::sizes(&kernel).ok()
-        };
-        let (rust, c) = (of(Hyp::Rust), of(Hyp::C));
-        let pick = |sizes: &Option<Sizes>, field: fn(&Sizes) -> u64| {
-            sizes
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |s| field(s).to_string())
-        };
-        row(
-            &mut text,
-            &[
-                format!("``{}``", config.name),
-                pick(&rust, |s| s.text),
-                pick(&c, |s| s.text),
-                pick(&rust, |s| s.rodata),
-                pick(&c, |s| s.rodata),
-                pick(&rust, |s| s.pointers),
-                pick(&c, |s| s.pointers),
-            ],
-        );
-    }
-    text
-}
-
-fn row(text: &mut String, cells: &[String]) {
-    for (index, cell) in cells.iter().enumerate() {
-        let start = if index == 0 { "   * -" } else { "     -" };
-        let _ = writeln!(text, "{start} {cell}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::table;
     use super::*;
+
+    fn boot(cpu: &str, passed: u32) -> Boot {
+        Boot {
+            cpu: cpu.to_owned(),
+            suites: "boot,tour".to_owned(),
+            seen: Seen::now((passed, 0), "pkvm-rs 0.1.0 (Rust, abc)"),
+        }
+    }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let text = "object 8 0\nmax 6 0\ncortex-a57 5 1\n";
-        let record = Record::parse(text).unwrap();
-        assert_eq!(record.checks, (8, 0));
-        assert_eq!(record.boots[1], ("cortex-a57".to_owned(), (5, 1)));
-        assert_eq!(Record::parse("max six 0"), None);
+        let record = Record {
+            checks: Some(Seen::now((8, 1), "pkvm-rs 0.1.0 (Rust, def-dirty)")),
+            boots: vec![boot("max,pauth-impdef=on,lpa2=off", 6), boot("neoverse-n2", 5)],
+        };
+        assert_eq!(Record::parse(&record.text()), Some(record));
+        // Without a revision a result says nothing.
+        assert_eq!(Record::parse("object 8 0\nmax 6 0\n"), None);
+    }
+
+    #[test]
+    fn a_run_on_one_cpu_leaves_what_is_known_of_the_others() {
+        let mut record = Record {
+            checks: None,
+            boots: vec![boot("cortex-a57", 6), boot("cortex-a53", 6), boot("max", 5)],
+        };
+        record.set(boot("cortex-a57", 7));
+        record.set(boot("neoverse-n2", 6));
+        record.arrange(table::find("64k").unwrap());
+        let cpus: Vec<_> = record
+            .boots
+            .iter()
+            .map(|boot| (boot.cpu.as_str(), boot.seen.passed))
+            .collect();
+        assert_eq!(cpus, [("max", 5), ("neoverse-n2", 6), ("cortex-a57", 7)]);
     }
 }

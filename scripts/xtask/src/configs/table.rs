@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The configurations.
 
+use super::SUITES;
+
 /// The compiler and its tools.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tools {
@@ -38,6 +40,22 @@ pub struct Config {
     pub cpus: &'static [&'static str],
     /// Of these, the ones that only show that the host comes up protected.
     pub boot_only: &'static [&'static str],
+    /// Options of QEMU's machine by CPU model, beside those that every one has.
+    pub machine: &'static [(&'static str, &'static str)],
+    /// Suites beyond the usual ones, on all CPU models but those above. They may need the test module.
+    pub suites: &'static [&'static str],
+    /// Cargo features of EL2 that no build of a kernel has by itself.
+    pub features: &'static [&'static str],
+}
+
+impl Config {
+    /// The suites that run on a CPU model.
+    pub fn suites_on(&self, cpu: &str) -> Vec<&'static str> {
+        if self.boot_only.contains(&cpu) {
+            return vec![SUITES[0]];
+        }
+        SUITES.iter().chain(self.suites).copied().collect()
+    }
 }
 
 const USUAL: Config = Config {
@@ -49,6 +67,9 @@ const USUAL: Config = Config {
     in_tree: false,
     cpus: &["max", "neoverse-n2", "cortex-a57"],
     boot_only: &[],
+    machine: &[],
+    suites: &[],
+    features: &[],
 };
 
 /// All of them but the usual one, which `scripts/test` builds and boots; the dearest last.
@@ -80,8 +101,10 @@ pub const CONFIGS: &[Config] = &[
     },
     Config {
         name: "hardened",
-        about: "gcc: KASLR, pointer authentication, shadow call stacks, stack protector; memory tagging",
+        about: "gcc: KASLR, pointer authentication, shadow call stacks, stack protector; memory tagging, with memory for tags on max",
         fragments: &["configs/lean.config", "configs/hardened.config"],
+        // The model alone has no memory for tags. Cortex-A57 has no tags, and QEMU then refuses the option.
+        machine: &[("max", "mte=on")],
         ..USUAL
     },
     Config {
@@ -89,6 +112,14 @@ pub const CONFIGS: &[Config] = &[
         about: "no debug mode of EL2, no modules, 48-bit addresses; built inside the source tree",
         fragments: &["configs/lean.config", "configs/plain.config"],
         in_tree: true,
+        ..USUAL
+    },
+    Config {
+        name: "diagnostics",
+        about: "all that looks into EL2: its trace, its panics in protected mode, its page tables",
+        fragments: &["configs/diagnostics.config"],
+        suites: &["trace", "trace-nvhe", "panic", "panic-nvhe"],
+        features: &["provoke"],
         ..USUAL
     },
     Config {
@@ -122,10 +153,19 @@ mod tests {
             assert!(!config.name.contains(char::is_whitespace));
             assert!(config.boot_only.iter().all(|cpu| config.cpus.contains(cpu)));
             assert!(config.boot_only.len() < config.cpus.len());
+            assert!(config.machine.iter().all(|(cpu, _)| config.cpus.contains(cpu)));
             for fragment in config.fragments {
                 let path = crate::paths::root().join("kernel-glue").join(fragment);
                 assert!(path.is_file(), "{}", path.display());
             }
         }
+    }
+
+    #[test]
+    fn further_suites_come_after_the_usual() {
+        let on = |name: &str, cpu| find(name).unwrap().suites_on(cpu);
+        assert_eq!(on("16k", "max"), ["boot"]);
+        assert_eq!(on("16k", "neoverse-n2"), ["boot", "tour"]);
+        assert_eq!(on("diagnostics", "max")[..3], ["boot", "tour", "trace"]);
     }
 }
