@@ -68,9 +68,43 @@ fn models_in(list: &str, cpus: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the runner has suites of these names.
+///
+/// # Errors
+/// One line about the first that it has not.
+pub fn check_suites(names: &[String]) -> Result<(), String> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    build_runner()?;
+    suites_in(&sh::output(sh::cmd(&program(), ["--list"]))?, names)
+}
+
+/// As [`check_suites`] by what the runner lists: suites, each with its tests indented below.
+fn suites_in(list: &str, names: &[String]) -> Result<(), String> {
+    let mut suites: Vec<&str> = list
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    suites.dedup();
+    match names.iter().find(|name| !suites.contains(&name.as_str())) {
+        Some(name) => Err(format!(
+            "--suite {name}: there is no such suite; there are {}",
+            suites.join(", ")
+        )),
+        None => Ok(()),
+    }
+}
+
+fn program() -> String {
+    let path = paths::root().join("target/release/pkvm-runner");
+    path.to_string_lossy().into_owned()
+}
+
 /// The runner for a kernel, still without what it shall run.
 pub fn runner(kernel: &Kernel, busybox: &Path) -> Command {
-    let mut command = Command::new(paths::root().join("target/release/pkvm-runner"));
+    let mut command = Command::new(program());
     command
         .current_dir(paths::root())
         .arg("--kernel")
@@ -166,7 +200,21 @@ fn counts(line: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{counts, models_in};
+    use super::{counts, models_in, suites_in};
+
+    #[test]
+    fn suites_are_those_of_the_list() {
+        let list = "boot         the host comes up\n  boot/smp\nmodes        a\n  modes/x\nmodes        b (--full)\n";
+        let check = |name: &str| suites_in(list, &[name.to_owned()]);
+        assert_eq!(check("boot"), Ok(()));
+        assert_eq!(check("modes"), Ok(()));
+        for wrong in ["bot", "boot/smp", ""] {
+            assert!(
+                check(wrong).unwrap_err().ends_with("there are boot, modes"),
+                "{wrong}"
+            );
+        }
+    }
 
     #[test]
     fn models_may_have_properties() {

@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     setup::programs(false)?;
     qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
+    qemu::check_suites(&args.suites)?;
 
     ui::headline("sources");
     for dir in workspaces()? {

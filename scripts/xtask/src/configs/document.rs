@@ -22,8 +22,8 @@ Kernel configurations
 The Rust EL2 follows the kernel's configuration: page size, address sizes, what the compiler adds to calls and returns,
 debug options. ``scripts/configs`` builds a kernel for each line here with it, checks the EL2 object, boots the kernel on
 each CPU model named, and runs the suites ``boot`` and ``tour`` there: the host comes up protected, a protected Linux
-guest runs, what it keeps to itself the host does not get, and a normal guest runs beside it. ``diagnostics`` runs further
-suites (see ``diagnostics.rst``), with an EL2 that panics on demand. The guest's kernel is the
+guest runs, what it keeps to itself the host does not get, and a normal guest runs beside it. ``diagnostics`` runs the
+suites of traces and panics as well (``diagnostics.rst``), with an EL2 that panics on demand. The guest's kernel is the
 host's own, but for ``debian``, whose drivers of a guest's devices are modules. With 16 KiB pages and LPA2 (``max``) only
 ``boot`` runs: at the end of a VM the host kernel walks 52 bits of guest addresses in steps of 32 MiB, which takes an
 emulated CPU minutes, with either EL2.

@@ -44,6 +44,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
         return write(&tree, &version).map(|()| true);
     }
     let chosen = choose(&args.names)?;
+    runs_on(&chosen, &args.cpus)?;
     ui::headline("what is needed");
     setup::programs(false)?;
     qemu::check_models(&args.cpus)?;
@@ -110,6 +111,20 @@ fn choose(names: &[String]) -> Result<Vec<&'static Config>, String> {
             table::find(name).ok_or_else(|| format!("no configuration is called {name} (see --list)"))
         })
         .collect()
+}
+
+/// Whether each CPU model is one that some of the configurations run on: on another nothing would boot.
+fn runs_on(chosen: &[&Config], cpus: &[String]) -> Result<(), String> {
+    let mut models: Vec<&str> = chosen.iter().flat_map(|config| config.cpus).copied().collect();
+    models.sort_unstable();
+    models.dedup();
+    match cpus.iter().find(|cpu| !models.contains(&cpu.as_str())) {
+        Some(cpu) => Err(format!(
+            "--cpu {cpu}: what is to be built runs on {}",
+            models.join(" or ")
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Builds the EL2 object of a configuration and checks it; the C object has nothing to be checked for.
@@ -207,4 +222,19 @@ fn boot(
     let names: Vec<String> = suites.iter().map(|&name| name.to_owned()).collect();
     qemu::run_suites(runner, &[cpu.to_owned()], &names)
         .unwrap_or_else(|why| failed(config, &format!("{cpu}: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{choose, runs_on};
+
+    #[test]
+    fn cpu_models_that_boot_nothing_are_refused() {
+        let on = |name: &str, cpu: &str| runs_on(&choose(&[name.to_owned()]).unwrap(), &[cpu.to_owned()]);
+        assert_eq!(on("64k", "cortex-a57"), Ok(()));
+        assert_eq!(on("16k", "max,pauth-impdef=on,lpa2=off"), Ok(()));
+        assert!(on("16k", "cortex-a57").unwrap_err().contains("max or"));
+        assert_eq!(runs_on(&choose(&[]).unwrap(), &[]), Ok(()));
+        assert!(choose(&["8k".to_owned()]).is_err());
+    }
 }
