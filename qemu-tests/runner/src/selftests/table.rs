@@ -390,13 +390,8 @@ fn places_of(configs: &[Config], places: &[(Hyp, usize)]) -> String {
 fn arguments(text: &mut String) {
     text.push_str(ARGUMENTS);
     for test in TESTS.iter().filter(|t| !t.why.is_empty()) {
-        let _ = writeln!(
-            text,
-            "\n``{} {}``\n    {}.",
-            test.program,
-            test.arguments().join(" "),
-            test.why
-        );
+        let words = [&[test.program], test.arguments()].concat().join(" ");
+        let _ = writeln!(text, "\n``{words}``\n    {}.", test.why);
     }
 }
 
@@ -432,10 +427,10 @@ Why tests fail
 ";
 
 const ARGUMENTS: &str = "
-Tests that take arguments
-=========================
+Tests that are made smaller
+===========================
 
-The others run as they are. These end in bearable time on an emulated machine only so:
+The others run as they are. These end in bearable time on an emulated machine only with these arguments, or built so:
 ";
 
 #[cfg(test)]
