@@ -339,7 +339,7 @@ fn own() -> Vec<Suite> {
         },
     ];
     all.extend(features::suites(vmm, hostile));
-    all.extend(diagnostics::suites(vmm, hostile));
+    all.extend(diagnostics::suites(hostile));
     all.extend(secure::suites(&protected(), hostile));
     all
 }

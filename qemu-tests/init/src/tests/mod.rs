@@ -8,6 +8,7 @@ mod guests;
 mod judgements;
 mod modes;
 mod power;
+mod tables;
 mod trace;
 
 use crate::ktap::Sub;
@@ -52,6 +53,7 @@ const TESTS: &[(&str, Test)] = &[
     ("judgement", judgements::run),
     ("bad-input", badinput::run),
     ("trace", trace::run),
+    ("page-tables", tables::run),
     ("panic", boot::panic),
     ("ffa", ffa::run),
     ("power", power::run),

@@ -10,8 +10,22 @@ use std::time::{Duration, Instant};
 
 const ROOT: &str = "/sys/kernel/tracing/remotes/hypervisor";
 
-/// The events, in the order of their numbers.
-pub const EVENTS: [&str; 3] = ["hyp_enter", "hyp_exit", "selftest"];
+/// A field: type and name, size and sign as the file `format` says them. That file's offsets leave the gaps of the
+/// structure out and are good for nothing.
+type Field = (&'static str, &'static str);
+
+/// What `hyp_enter` and `hyp_exit` hold.
+const REASON_AND_VCPU: &[Field] = &[
+    ("u8 reason", "size:1;\tsigned:0;"),
+    ("pid_t vcpu", "size:4;\tsigned:1;"),
+];
+
+/// The events, in the order of their numbers, and their fields.
+pub const EVENTS: [(&str, &[Field]); 3] = [
+    ("hyp_enter", REASON_AND_VCPU),
+    ("hyp_exit", REASON_AND_VCPU),
+    ("selftest", &[("u64 id", "size:8;\tsigned:0;")]),
+];
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
