@@ -97,23 +97,31 @@ fn sources(tree: &Path) -> Result<PathBuf, String> {
     std::os::unix::fs::symlink(tree.join("scripts"), copy.join("scripts"))
         .map_err(|e| format!("{}: {e}", copy.display()))?;
     let kvm = copy.join("tools/testing/selftests/kvm");
+    let smaller = dir(tree).join("smaller");
+    sh::mkdir(&smaller)?;
+    let mut texts: Vec<(&str, String)> = Vec::new();
     for (name, large, small) in SMALLER {
-        let file = kvm.join(name);
-        let text = sh::read(&file)?;
+        let text = match texts.pop_if(|(last, _)| *last == name) {
+            Some((_, text)) => text,
+            None => sh::read(&kvm.join(name))?,
+        };
         if !text.contains(large) {
             return Err(format!("{name} of this kernel has no line \"{large}\""));
         }
-        let modified = std::fs::metadata(&file).and_then(|m| m.modified());
-        // The link goes first, or the tree's own file would change.
+        texts.push((name, text.replace(large, small)));
+    }
+    for (name, text) in texts {
+        // Written when it changes, and with its time then, so that it is compiled then and not each time.
+        let kept = smaller.join(name);
+        if std::fs::read_to_string(&kept).ok().as_ref() != Some(&text) {
+            sh::write(&kept, &text)?;
+        }
+        // In place of the link, or the tree's own file would change.
+        let file = kvm.join(name);
         std::fs::remove_file(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        sh::write(&file, &text.replace(large, small))?;
-        // As old as the original, so that it is compiled once and not each time.
-        let _ = modified.and_then(|time| {
-            std::fs::File::options()
-                .append(true)
-                .open(&file)?
-                .set_modified(time)
-        });
+        let mut cp = cmd("cp", ["-p"]);
+        cp.arg(&kept).arg(&file);
+        sh::output(cp)?;
     }
     Ok(kvm)
 }
