@@ -6,7 +6,7 @@
 use pkvm_arch::alt::has_cap;
 use pkvm_arch::switch::stage2::Stage2;
 use pkvm_arch::sysreg::*;
-use pkvm_arch::{barrier, cache, entry, smccc, static_key, tlbi};
+use pkvm_arch::{cache, entry, smccc, static_key};
 use pkvm_core::hcall::{HostRegs, Phase, dispatch};
 use pkvm_core::host_trap::{self, Before, HostTrap, Injection};
 use pkvm_core::mem::{self, AbortAction, AbortKind, HostAbort};
@@ -223,7 +223,8 @@ pub fn prot_finalize() -> Result<()> {
 }
 
 /// For a CPU that comes to EL2 from firmware. Its CPU_ON may have been under way when the host lost its privileges, too early
-/// to find the stage 2 in its parameters.
+/// to find the stage 2 in its parameters. One that was here before that moment is for the host's boot to wait for, which
+/// is trusted: it finalises every CPU that is on line.
 pub fn catch_up() {
     if is_deprivileged() && read::<HCR_EL2>() & pkvm_arch::sysreg::hcr::VM == 0 {
         turn_stage2_on();
@@ -234,16 +235,8 @@ pub fn catch_up() {
 fn turn_stage2_on() {
     let params = statics::init_params();
     enable_stage2_in(params);
-    // A CPU that comes back from firmware reads them with its MMU off. The maintenance completes with a DSB, which
-    // the register writes below need as well.
+    // A CPU that comes back from firmware reads them with its MMU off.
     cache::dcache_clean_inval_poc(HypVa::new(params.addr()), INIT_PARAMS_SIZE);
-    // SAFETY: the value is the one the CPU runs with already, and VM and FWB for the host's stage 2, which is built.
-    unsafe { write_own::<HCR_EL2>(params.hcr_el2()) };
-    // SAFETY: the host's own stage 2, and HCR_EL2 as it wants it.
-    unsafe { Stage2::host(params).load() };
-    pkvm_arch::switch::set_host_traps();
-    barrier::isb();
-    tlbi::vmalls12e1();
-    barrier::dsb_nsh();
-    barrier::isb();
+    // SAFETY: this CPU's, made complete above; HCR_EL2 gained VM and FWB alone, since the CPU started with it.
+    unsafe { pkvm_arch::switch::enable_host_stage2(params) };
 }

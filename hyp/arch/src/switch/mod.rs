@@ -17,7 +17,7 @@ use pkvm_kernel::{HostData, InitParams, Kvm, Vcpu};
 use pkvm_types::HypVa;
 
 use crate::alt::has_cap;
-use crate::barrier::dsb_nsh;
+use crate::barrier::{self, dsb_nsh};
 use crate::inject::{self, Mte};
 use crate::sysreg::*;
 use crate::vgic;
@@ -307,7 +307,7 @@ pub fn run<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E) -> ExitCode {
         // The GIC must signal interrupts of any priority, or they would not end the guest's run.
         write::<ICC_PMR_EL1>(PRIORITY_UNMASKED | PRIORITY_PSR_I_SET);
         if !has_cap::<{ CAP_HAS_GIC_PRIO_RELAXED_SYNC as u16 }>() {
-            crate::barrier::dsb_sy();
+            barrier::dsb_sy();
         }
     }
     let host = cpu.host;
@@ -339,7 +339,7 @@ pub fn run<E: GuestExits>(cpu: &Cpu, guest: &Guest, exits: &mut E) -> ExitCode {
             // Cortex-A77 erratum 1508412: a barrier between device loads here and the guest's.
             exit::Settled::Reenter => {
                 if has_cap::<{ CAP_WORKAROUND_1508412 as u16 }>() {
-                    crate::barrier::dmb_sy();
+                    barrier::dmb_sy();
                 }
             }
             exit::Settled::Exit(code) => break code,
@@ -378,6 +378,24 @@ fn leave_guest(cpu: &Cpu, guest: &Guest) {
 /// has no support for is undefined to the host from then on.
 pub fn set_host_traps() {
     traps::deactivate_cptr();
+}
+
+/// Turns the host's stage 2 on for this CPU. The tables are in place before HCR_EL2 can turn them on.
+///
+/// # Safety
+/// `params` are this CPU's: the host's stage 2, which is built, and the HCR_EL2 that the CPU runs with already but for the
+/// bits that go with it.
+pub unsafe fn enable_host_stage2(params: InitParams) {
+    // SAFETY: the host's own tables, as the caller proves. Nothing is translated by them yet.
+    unsafe { Stage2::host(params).load() };
+    barrier::isb();
+    // SAFETY: as the caller proves.
+    unsafe { traps::set_host_hcr(params) };
+    set_host_traps();
+    barrier::isb();
+    crate::tlbi::vmalls12e1();
+    barrier::dsb_nsh();
+    barrier::isb();
 }
 
 /// For a panic where the kernel's configuration has EL1 read EL2's memory: turns the host's stage 2 off.

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "writes HCR_EL2 and VBAR_EL2")]
 
 use pkvm_kernel::layout::*;
-use pkvm_kernel::{Context, HostData};
+use pkvm_kernel::{Context, HostData, InitParams};
 
 use super::{Cpu, Feature, FpOwner, Guest, ctxt};
 use crate::alt::has_cap;
@@ -199,6 +199,15 @@ pub(super) fn deactivate_cptr() {
         }
         value
     });
+}
+
+/// HCR_EL2 as the host runs under from now on.
+///
+/// # Safety
+/// It is what the CPU runs with already, and what goes with the host's stage 2, which is loaded.
+pub(super) unsafe fn set_host_hcr(params: InitParams) {
+    // SAFETY: as the caller proves.
+    unsafe { write_hcr(params.hcr_el2()) };
 }
 
 /// For a panic: the host may read EL2's memory, to make a report of it. Its stage 2 is never turned on again.
