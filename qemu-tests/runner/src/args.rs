@@ -9,7 +9,8 @@ use std::time::Duration;
 /// Shown by `--help` and after a mistake.
 pub const USAGE: &str = "\
 usage: pkvm-runner --kernel IMAGE [options]      boot suites of tests, one result line per test
-       pkvm-runner --list                        name the suites and their tests
+       pkvm-runner --list                        name the suites and their tests; with --suite, --test, --cpu and --full
+                                                 those that they leave, and it fails where they leave none
        pkvm-runner --judgements OUT.rst --c-results FILE [--rust-results FILE]
        pkvm-runner --pvm-table OUT.rst --c-results FILE [--rust-results FILE]
        pkvm-runner --selftests-table OUT.rst     compare what the log directory holds of the suite selftests-all;
@@ -199,8 +200,8 @@ pub fn parse(words: impl Iterator<Item = String>) -> Result<Args, String> {
             other => return Err(format!("{other}: no such option")),
         }
     }
-    // The table is of all machines where none is named.
-    if args.cpus.is_empty() && args.selftests_table.is_none() {
+    // The table is of all machines where none is named, and so is the list.
+    if args.cpus.is_empty() && args.selftests_table.is_none() && !args.list {
         args.cpus.push("max".to_owned());
     }
     if args.kbuild.is_none()

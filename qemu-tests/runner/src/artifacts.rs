@@ -2,6 +2,8 @@
 //! The programs and the module that go into an initramfs: builds them, finds them.
 
 use crate::cpio::Archive;
+use crate::selftests;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +15,8 @@ pub fn tests_dir() -> PathBuf {
 }
 
 const LINUX: &str = "aarch64-unknown-linux-gnu";
+const NO_SELFTESTS: &str =
+    "PKVM_SELFTESTS does not name the KVM selftests (scripts/selftests and scripts/test build them)";
 
 /// Which programs are wanted besides init.
 pub struct Programs {
@@ -97,11 +101,36 @@ impl Artifacts {
 
     /// A KVM selftest of the kernel's: the environment says where they are.
     pub fn selftest(program: &str) -> Result<Vec<u8>, String> {
-        let dir = std::env::var_os("PKVM_SELFTESTS").ok_or(
-            "PKVM_SELFTESTS does not name the KVM selftests (scripts/selftests and scripts/test build them)",
-        )?;
+        let dir = std::env::var_os("PKVM_SELFTESTS").ok_or(NO_SELFTESTS)?;
         let path = Path::new(&dir).join(program);
         std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Whether the kernel builds the selftests that are listed here, and no other.
+    ///
+    /// # Errors
+    /// One line: the first that is missing or new, or the directory cannot be read.
+    pub fn all_selftests() -> Result<(), String> {
+        let dir = PathBuf::from(std::env::var_os("PKVM_SELFTESTS").ok_or(NO_SELFTESTS)?);
+        let mut built = Vec::new();
+        for sub in ["", "arm64"] {
+            let path = dir.join(sub);
+            let entries = std::fs::read_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            for entry in entries.flatten() {
+                let program = entry
+                    .metadata()
+                    .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+                if program {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    built.push(if sub.is_empty() {
+                        name
+                    } else {
+                        format!("{sub}/{name}")
+                    });
+                }
+            }
+        }
+        selftests::all_of(&built).map_err(|why| format!("{}: {why}", dir.display()))
     }
 
     /// The initramfs of Linux guests.

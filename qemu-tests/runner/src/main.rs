@@ -20,10 +20,10 @@ mod results;
 mod selftests;
 mod suites;
 mod symbols;
+mod verdicts;
 
 use args::{Args, Hyp};
 use artifacts::Artifacts;
-use ktap::Status;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,8 +39,7 @@ fn main() -> ExitCode {
     }
     let result = args::parse(words).and_then(|args| {
         if args.list {
-            list();
-            return Ok(true);
+            return list(&args).map(|()| true);
         }
         if let Some(out) = &args.judgements {
             return judgements::write_table(out, args.c_results.as_deref(), args.rust_results.as_deref())
@@ -52,11 +51,8 @@ fn main() -> ExitCode {
         }
         if let Some(out) = &args.selftests_table {
             return selftests::table::write(out, &args.log_dir, &args.cpus, args.mode).map(|judged| {
-                for loss in &judged.losses {
-                    println!("LOSS  {loss}");
-                }
-                println!("{} passed, {} failed", judged.held, judged.losses.len());
-                judged.losses.is_empty()
+                judged.tell();
+                judged.good()
             });
         }
         run(&args)
@@ -71,14 +67,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn list() {
-    for suite in suites::all() {
+/// Names the suites, or those that the options leave.
+fn list(args: &Args) -> Result<(), String> {
+    let named = !args.suites.is_empty() || !args.tests.is_empty();
+    let suites = if named {
+        let chosen = choose(args)?;
+        runs(args, &chosen)?;
+        chosen
+    } else {
+        suites::all()
+    };
+    for suite in suites {
         let full = if suite.needs.full { " (--full)" } else { "" };
         println!("{:<12} {}{full}", suite.name, suite.about);
         for test in &suite.tests {
             println!("  {}/{}", suite.name, test.name);
         }
     }
+    Ok(())
 }
 
 /// Counts, for the last line.
@@ -98,8 +104,13 @@ fn run(args: &Args) -> Result<bool, String> {
     let chosen = if args.shell {
         vec![suites::shell()]
     } else {
-        choose(args)?
+        let chosen = choose(args)?;
+        runs(args, &chosen)?;
+        chosen
     };
+    if chosen.iter().any(|suite| suite.name == selftests::ALL) {
+        Artifacts::all_selftests()?;
+    }
     let artifacts = match &args.bin_dir {
         Some(dir) => Artifacts::at(dir.clone()),
         None => Artifacts::own(
@@ -123,7 +134,7 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut tally = Tally::default();
     for suite in &chosen {
         for cpu in &args.cpus {
-            if !suite.needs.models.is_empty() && !suite.needs.models.contains(&cpu.as_str()) {
+            if !suite.runs_on(cpu) {
                 continue;
             }
             let session = Session {
@@ -196,19 +207,39 @@ fn choose(args: &Args) -> Result<Vec<Suite>, String> {
     Ok(chosen)
 }
 
+/// Whether the CPU models leave anything to run, of each suite where suites are named: what boots no machine would pass
+/// for want of a test.
+fn runs(args: &Args, chosen: &[Suite]) -> Result<(), String> {
+    let able = |suite: &Suite| args.cpus.is_empty() || args.cpus.iter().any(|cpu| suite.runs_on(cpu));
+    if args.suites.is_empty() {
+        return if chosen.iter().any(able) {
+            Ok(())
+        } else {
+            Err(format!("no suite runs on {}", args.cpus.join(" or ")))
+        };
+    }
+    for name in &args.suites {
+        // Machines of one suite may differ in their models.
+        let machines = || chosen.iter().filter(|s| s.name == *name);
+        if machines().next().is_none() {
+            return Err(format!("no test of suite {name} is left to run (see --list)"));
+        }
+        if !machines().any(able) {
+            let mut models: Vec<&str> = machines().flat_map(|s| s.needs.models).copied().collect();
+            models.sort_unstable();
+            models.dedup();
+            return Err(format!(
+                "suite {name} does not run on {}, only on {}",
+                args.cpus.join(" or "),
+                models.join(" or ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Where the machines with a no-map region have it: inside their memory, away from what QEMU loads at its start.
 const NO_MAP: (u64, u64) = (0x5800_0000, 0x20_0000);
-
-/// Tests that show a deviation of the C object, which fails them: in protected mode a guest takes a virtual SError again
-/// and again, a process that ran a guest has lost its keys of pointer authentication, EL2 stamps its trace with the
-/// virtual counter of the guest whose vCPU is loaded, and panics where a host lends a page too often.
-const C_FAILS: [(&str, &str); 5] = [
-    ("features", "serror"),
-    ("features", "aarch32"),
-    ("vm", "keys"),
-    ("trace-nvhe", "guest-time"),
-    ("trace", "trace-many"),
-];
 
 struct Session<'a> {
     args: &'a Args,
@@ -458,188 +489,31 @@ impl Session<'_> {
         }
         line
     }
-
-    /// Prints the line of a test that ended.
-    fn judge(&self, outcome: &ktap::Outcome, took: Duration, log: &Path, tally: &mut Tally) {
-        let took = format!("{:.1} s", took.as_secs_f64());
-        let seen = judgements::seen(&outcome.diagnostics);
-        if let Some(case) = judgements::find(self.suite.name, &outcome.name) {
-            let seen = seen.unwrap_or_else(|| "nothing was reported".to_owned());
-            self.judge_case(case, outcome.status == Status::Passed, &seen, &took, log, tally);
-            return;
-        }
-        let dies = |t: &&Test| t.name == outcome.name && !t.console.is_empty();
-        if outcome.status != Status::Skipped && self.suite.tests.iter().any(|t| dies(&t)) {
-            self.fail(&outcome.name, &took, "the machine lives on", log, tally);
-            return;
-        }
-        if let Some(case) = pvm::find(self.suite.name, &outcome.name)
-            && outcome.status != Status::Skipped
-        {
-            let verdict = pvm::judge(&self.args.log_dir, self.args.hyp, self.cpu, case, outcome);
-            self.tell(case, verdict, &took, log, tally);
-            return;
-        }
-        match outcome.status {
-            Status::Passed => {
-                tally.passed += 1;
-                self.print("ok", &outcome.name, &took, "");
-            }
-            Status::Skipped => {
-                tally.skipped += 1;
-                self.print("skip", &outcome.name, &took, &outcome.note);
-            }
-            Status::Failed if self.c_fails(&outcome.name) => {
-                tally.passed += 1;
-                self.print("ok", &outcome.name, &took, "failed, as recorded of the C object");
-            }
-            Status::Failed => {
-                let sub: Vec<_> = outcome
-                    .children
-                    .iter()
-                    .filter(|c| c.status == Status::Failed)
-                    .map(|c| c.name.as_str())
-                    .collect();
-                let mut why = outcome.diagnostics.last().cloned().unwrap_or_default();
-                if !sub.is_empty() {
-                    why = format!(
-                        "{} of {} subtests: {}",
-                        sub.len(),
-                        outcome.children.len(),
-                        sub.join(", ")
-                    );
-                }
-                self.fail(&outcome.name, &took, &why, log, tally);
-            }
-        }
-    }
-
-    /// Whether the C object is under test and known to fail.
-    fn c_fails(&self, test: &str) -> bool {
-        self.args.hyp == Hyp::C && C_FAILS.contains(&(self.suite.name, test))
-    }
-
-    /// Prints the line of a test of protected VMs.
-    fn tell(&self, case: &pvm::Case, verdict: pvm::Verdict, took: &str, log: &Path, tally: &mut Tally) {
-        if verdict.good {
-            tally.passed += 1;
-            self.print("ok", case.name, took, &verdict.seen);
-        } else {
-            self.fail(case.name, took, &verdict.seen, log, tally);
-        }
-    }
-
-    /// Prints the line of a judgement's case: on ours it must have given the specification's answer, on the C object it
-    /// must do what was recorded.
-    fn judge_case(
-        &self,
-        case: &judgements::Case,
-        met: bool,
-        seen: &str,
-        took: &str,
-        log: &Path,
-        tally: &mut Tally,
-    ) {
-        judgements::record(&self.args.log_dir, self.args.hyp, self.cpu, case, met, seen);
-        let good = match self.args.hyp {
-            Hyp::Rust => met,
-            Hyp::C => case.c_saw.split('|').any(|words| seen.contains(words)),
-        };
-        if good {
-            tally.passed += 1;
-            let note = if met {
-                seen.to_owned()
-            } else {
-                format!("{seen} (as recorded of the C object)")
-            };
-            self.print("ok", case.name, took, &note);
-        } else {
-            let wanted = match self.args.hyp {
-                Hyp::Rust => case.demand,
-                Hyp::C => case.c_saw,
-            };
-            self.fail(case.name, took, &format!("{seen}; wanted: {wanted}"), log, tally);
-        }
-    }
-
-    /// Accounts for the tests that have no result.
-    fn close(&self, tests: &[Test], report: &qemu::Report, log: &Path, tally: &mut Tally) {
-        let mut death = report.death.as_deref().map(|line| self.symbols.name(line));
-        for test in tests {
-            if report.results.iter().any(|r| r.outcome.name == test.name) {
-                continue;
-            }
-            let why = death.take().unwrap_or_else(|| "not run".to_owned());
-            if !test.console.is_empty() {
-                match shows(log, test.console) {
-                    Ok(()) => {
-                        tally.passed += 1;
-                        self.print("ok", test.name, "", &why);
-                    }
-                    Err(missing) => {
-                        let why = format!("{why}; the console does not show \"{missing}\"");
-                        self.fail(test.name, "", &why, log, tally);
-                    }
-                }
-            } else if let Some(case) = judgements::find(self.suite.name, test.name) {
-                self.judge_case(case, false, &why, "", log, tally);
-            } else if let Some(case) = pvm::find(self.suite.name, test.name) {
-                let verdict = pvm::judge_end(&self.args.log_dir, self.args.hyp, self.cpu, case, &why);
-                self.tell(case, verdict, "", log, tally);
-            } else if self.c_fails(test.name) {
-                tally.passed += 1;
-                self.print(
-                    "ok",
-                    test.name,
-                    "",
-                    &format!("{why}, as recorded of the C object"),
-                );
-            } else {
-                let said = report
-                    .last_words
-                    .last()
-                    .map(|w| format!(" (after: {w})"))
-                    .unwrap_or_default();
-                self.fail(test.name, "", &format!("{why}{said}"), log, tally);
-            }
-        }
-        if let Some(why) = death {
-            self.fail("power-off", "", &why, log, tally);
-        }
-        for complaint in &report.complaints {
-            println!("      {complaint}");
-        }
-    }
-
-    fn fail(&self, name: &str, took: &str, why: &str, log: &Path, tally: &mut Tally) {
-        tally.failed += 1;
-        self.print("FAIL", name, took, why);
-        println!("      console: {}", log.display());
-    }
-
-    fn print(&self, word: &str, name: &str, took: &str, note: &str) {
-        let dash = if note.is_empty() { "" } else { " - " };
-        println!(
-            "{word:<5} {:<12} {:<44} {took:>8}{dash}{note}",
-            self.cpu,
-            format!("{}/{name}", self.suite.name)
-        );
-    }
-}
-
-/// Whether the console holds all of `wanted` in this order; if not, the first that is missing.
-fn shows(log: &Path, wanted: &[&'static str]) -> Result<(), &'static str> {
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let mut rest: &str = &text;
-    for words in wanted {
-        let at = rest.find(words).ok_or(*words)?;
-        rest = &rest[at + words.len()..];
-    }
-    Ok(())
 }
 
 /// The files of a run that other parts name.
 pub fn results_file(dir: &Path, hyp: Hyp) -> PathBuf {
     dir.join(format!("judgements-{}.tsv", hyp.word()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str) -> Result<(), String> {
+        let args = args::parse(line.split_whitespace().map(String::from))?;
+        runs(&args, &choose(&args)?)
+    }
+
+    #[test]
+    fn a_suite_without_a_machine_is_refused() {
+        assert_eq!(check("--suite boot --cpu cortex-a57"), Ok(()));
+        // One of its machines is for all models.
+        assert_eq!(check("--suite features --cpu cortex-a57"), Ok(()));
+        let why = check("--suite selftests --cpu cortex-a57").unwrap_err();
+        assert_eq!(why, "suite selftests does not run on cortex-a57, only on max");
+        // Without a name all run that can.
+        assert_eq!(check("--cpu cortex-a57"), Ok(()));
+        assert_eq!(check("--suite selftests --cpu cortex-a57 --cpu max"), Ok(()));
+    }
 }

@@ -50,6 +50,8 @@ pub struct Timed {
 
 /// What came out of a boot.
 pub struct Report {
+    /// Whether init began with its tests.
+    pub begun: bool,
     /// The tests that ended.
     pub results: Vec<Timed>,
     /// Why the machine ended early, in its own words, or None when it powered off by itself.
@@ -219,6 +221,7 @@ pub fn boot(
     let mut mark = start;
     let mut parser = Parser::default();
     let mut report = Report {
+        begun: false,
         results: Vec::new(),
         death: None,
         last_words: Vec::new(),
@@ -253,6 +256,7 @@ pub fn boot(
             report.object = Some(object.to_owned());
         }
         down |= text.contains("reboot: Power down");
+        report.begun |= text.starts_with("KTAP version");
         if let Event::Ended(outcome) = parser.line(&line) {
             let timed = Timed {
                 outcome,

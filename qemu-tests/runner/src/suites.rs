@@ -112,6 +112,13 @@ pub struct Suite {
     pub alone: bool,
 }
 
+impl Suite {
+    /// Whether it runs on a CPU model.
+    pub fn runs_on(&self, cpu: &str) -> bool {
+        self.needs.models.is_empty() || self.needs.models.contains(&cpu)
+    }
+}
+
 const fn test(name: &'static str, limit: u32, argv: &'static [&'static str]) -> Test {
     Test {
         name,

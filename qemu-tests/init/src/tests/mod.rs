@@ -23,6 +23,17 @@ pub enum Fail {
     Skip(String),
 }
 
+impl Fail {
+    /// The kernel lacks what the suite's must have: no reason to skip but with the C object, where nothing is to be shown.
+    pub fn of_kernel(lack: &str) -> Self {
+        if crate::system::cmdline_has("hyp=c") {
+            Self::Skip(lack.to_owned())
+        } else {
+            Self::Because(lack.to_owned())
+        }
+    }
+}
+
 impl From<String> for Fail {
     fn from(why: String) -> Self {
         Self::Because(why)

@@ -178,7 +178,7 @@ pub fn run(sub: &mut Sub, _: &[String]) -> Outcome {
         return Ok(());
     }
     if !fs::exists(ROOT)? {
-        return Err(Fail::Skip("no debugfs".to_owned()));
+        return Err(Fail::of_kernel("this kernel has no debugfs of KVM's"));
     }
     let mut guest = start_guest()?;
     let result = of_guest(&mut guest);

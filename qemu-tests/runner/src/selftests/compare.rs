@@ -14,16 +14,8 @@ impl Session<'_> {
             results.forget(test.name);
         }
         // Old results are not this run's, whatever becomes of it.
-        results.save();
-        let failed = self.pass("1", &self.suite.tests, &mut results)?;
-        if !failed.is_empty() {
-            println!(
-                "      {} failed, and {} again",
-                failed.len(),
-                if failed.len() == 1 { "runs" } else { "run" }
-            );
-            self.pass("2", &failed, &mut results)?;
-        }
+        results.save()?;
+        let ended = self.passes(&mut results);
         for test in &self.suite.tests {
             match results.best(test.name) {
                 Some(Status::Passed) => tally.passed += 1,
@@ -31,14 +23,32 @@ impl Session<'_> {
                 Some(Status::Failed) | None => tally.failed += 1,
             }
         }
-        Ok(())
+        ended
+    }
+
+    fn passes(&self, results: &mut Results) -> Result<(), String> {
+        let failed = self.pass("1", &self.suite.tests, results)?;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        println!(
+            "      {} failed, and {} again",
+            failed.len(),
+            if failed.len() == 1 { "runs" } else { "run" }
+        );
+        self.pass("2", &failed, results).map(|_| ())
     }
 
     /// Runs tests once, in a new machine wherever one died. Returns those that failed.
+    ///
+    /// # Errors
+    /// One line: two machines in a row came to no test, which says nothing of the tests; or a result was not kept.
     fn pass(&self, name: &str, tests: &[Test], results: &mut Results) -> Result<Vec<Test>, String> {
         let mut left = tests.to_vec();
         let mut failed = Vec::new();
         let mut boots = 0;
+        let mut stillborn = 0;
+        let mut kept = Ok(());
         while !left.is_empty() {
             boots += 1;
             let stem = format!(
@@ -49,12 +59,15 @@ impl Session<'_> {
             );
             let mut keep = |test: &str, status, took: &str, object: Option<&str>, reason: &str| {
                 self.print(results::word(status), test, took, reason);
-                results.add(Attempt {
+                let attempt = Attempt {
                     test: test.to_owned(),
                     status,
                     object: object.unwrap_or("unknown").to_owned(),
                     reason: reason.to_owned(),
-                });
+                };
+                if let Err(why) = results.add(attempt) {
+                    kept = Err(why);
+                }
                 if status == Status::Failed {
                     failed.extend(tests.iter().find(|t| t.name == test).cloned());
                 }
@@ -71,6 +84,18 @@ impl Session<'_> {
                 );
             })?;
             let Some((report, log)) = begun else { break };
+            if !report.begun {
+                let why = self
+                    .symbols
+                    .name(report.death.as_deref().unwrap_or("no end was seen"));
+                stillborn += 1;
+                if stillborn == 2 {
+                    return Err(format!("no test ran: {why}; console: {}", log.display()));
+                }
+                println!("      no test ran, so it boots again: {why}");
+                continue;
+            }
+            stillborn = 0;
             // The first without a result is the one that the machine died of.
             let died = left
                 .iter()
@@ -89,6 +114,8 @@ impl Session<'_> {
             for complaint in &report.complaints {
                 println!("      {complaint}");
             }
+            // The results that the table is made of must be these.
+            kept.clone()?;
             left.drain(..died.map_or(left.len(), |at| at + 1));
         }
         Ok(failed)

@@ -3,6 +3,7 @@
 //! bearable time on an emulated machine, and the suites that run them.
 
 mod compare;
+mod judged;
 mod results;
 pub mod table;
 
@@ -106,27 +107,73 @@ pub const TESTS: &[Selftest] = &[
     selftest!("vm_types_test", 180),
 ];
 
-const NESTED: &str = "A guest with an EL2 of its own exists in neither mode.";
+/// Whether programs are those of [`TESTS`].
+///
+/// # Errors
+/// One line about the first that is not built, or that nobody runs.
+pub fn all_of(built: &[String]) -> Result<(), String> {
+    if let Some(test) = TESTS.iter().find(|t| !built.iter().any(|b| b == t.program)) {
+        return Err(format!(
+            "{} is not built (is it gone from this kernel?)",
+            test.program
+        ));
+    }
+    match built.iter().find(|b| !TESTS.iter().any(|t| t.program == **b)) {
+        Some(new) => Err(format!(
+            "{new} is new: list it in qemu-tests/runner/src/selftests/mod.rs"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// What a reader of the table may want to know of a test that is skipped or fails.
-const NOTES: &[(&str, Status, &str)] = &[
-    ("arm64/at", Status::Skipped, NESTED),
-    ("arm64/hello_el2", Status::Skipped, NESTED),
-    (
-        "arm64/page_fault_test",
-        Status::Failed,
-        "Counts one fault too few on the CPU models of QEMU that set access flags in hardware.",
-    ),
-    (
-        "arm64/sea_to_user",
-        Status::Failed,
-        "Wants firmware that injects memory errors, and reports a failure where it means to skip.",
-    ),
-    (
-        "arm64/vgic_init",
-        Status::Failed,
-        "Expects VMs of 40 address bits; protected KVM gives each all that the CPU has.",
-    ),
-    ("arm64/vgic_v5", Status::Skipped, "QEMU emulates no GICv5."),
+struct Note {
+    program: &'static str,
+    status: Status,
+    /// Words of the reason that the test gives. That it fails so with both objects is expected; another failure is none
+    /// that the note explains.
+    reason: &'static str,
+    text: &'static str,
+}
+
+const NESTED: &str = "A guest with an EL2 of its own exists in neither mode.";
+const NOTES: &[Note] = &[
+    Note {
+        program: "arm64/at",
+        status: Status::Skipped,
+        reason: "KVM_CAP_ARM_EL2",
+        text: NESTED,
+    },
+    Note {
+        program: "arm64/hello_el2",
+        status: Status::Skipped,
+        reason: "KVM_CAP_ARM_EL2",
+        text: NESTED,
+    },
+    Note {
+        program: "arm64/page_fault_test",
+        status: Status::Failed,
+        reason: "expected_events.uffd_faults",
+        text: "Counts one fault too few on the CPU models of QEMU that set access flags in hardware.",
+    },
+    Note {
+        program: "arm64/sea_to_user",
+        status: Status::Failed,
+        reason: "exit status 1",
+        text: "Wants firmware that injects memory errors, and reports a failure where it means to skip.",
+    },
+    Note {
+        program: "arm64/vgic_init",
+        status: Status::Failed,
+        reason: "E2BIG",
+        text: "Expects VMs of 40 address bits; protected KVM gives each all that the CPU has.",
+    },
+    Note {
+        program: "arm64/vgic_v5",
+        status: Status::Skipped,
+        reason: "GICv5",
+        text: "QEMU emulates no GICv5.",
+    },
 ];
 
 /// The suites: the small one in both modes, and all of them.
@@ -198,5 +245,16 @@ mod tests {
                 .iter()
                 .all(|t| t.arguments().is_empty() || !t.why.is_empty())
         );
+        assert!(NOTES.iter().all(|n| TESTS.iter().any(|t| t.program == n.program)));
+    }
+
+    #[test]
+    fn what_the_kernel_builds_is_what_runs() {
+        let mut built: Vec<String> = TESTS.iter().map(|t| t.program.to_owned()).collect();
+        assert_eq!(all_of(&built), Ok(()));
+        built.push("arm64/newest".to_owned());
+        assert!(all_of(&built).unwrap_err().starts_with("arm64/newest is new"));
+        built.retain(|b| b != "steal_time");
+        assert!(all_of(&built).unwrap_err().starts_with("steal_time is not built"));
     }
 }

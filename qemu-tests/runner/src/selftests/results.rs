@@ -49,13 +49,19 @@ impl Results {
     }
 
     /// Keeps a result.
-    pub fn add(&mut self, attempt: Attempt) {
+    ///
+    /// # Errors
+    /// Those of [`Self::save`].
+    pub fn add(&mut self, attempt: Attempt) -> Result<(), String> {
         self.attempts.push(attempt);
-        self.save();
+        self.save()
     }
 
     /// Writes the file.
-    pub fn save(&self) {
+    ///
+    /// # Errors
+    /// One line: it cannot be written, and what it holds is old.
+    pub fn save(&self) -> Result<(), String> {
         let mut text = String::new();
         for a in &self.attempts {
             let _ = writeln!(
@@ -67,8 +73,7 @@ impl Results {
                 a.reason.replace(['\t', '\n'], " ")
             );
         }
-        // The console has the result too, and the table shows what is missing.
-        let _ = std::fs::write(&self.path, text);
+        std::fs::write(&self.path, text).map_err(|e| format!("{}: {e}", self.path.display()))
     }
 }
 
@@ -217,8 +222,8 @@ mod tests {
             reason: reason.into(),
         };
         let mut results = read();
-        results.add(attempt(Status::Failed, "why\tso"));
-        results.add(attempt(Status::Passed, ""));
+        results.add(attempt(Status::Failed, "why\tso")).unwrap();
+        results.add(attempt(Status::Passed, "")).unwrap();
         assert_eq!(
             read().attempts,
             [attempt(Status::Failed, "why so"), attempt(Status::Passed, "")]
@@ -227,5 +232,7 @@ mod tests {
         results.forget("a");
         assert!(results.attempts.is_empty());
         std::fs::remove_dir_all(&dir).unwrap();
+        // What cannot be kept is said.
+        assert!(results.save().is_err());
     }
 }

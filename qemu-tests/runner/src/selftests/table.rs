@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kernel's selftests on both objects, side by side: compares the results and writes `Documentation/selftests.rst`.
 
+use super::judged::{Beside, Config, Judged, Verdict, beside, verdict};
 use super::results::{Attempt, Results, rank, word};
 use super::{MODES, NOTES, TESTS};
 use crate::args::Hyp;
@@ -8,49 +9,6 @@ use crate::ktap::Status;
 use crate::suites::Mode;
 use std::fmt::Write as _;
 use std::path::Path;
-
-/// A CPU model and a mode, and what both objects did there.
-struct Config {
-    cpu: String,
-    mode: Mode,
-    /// Whether it is one of the machines that decide the outcome.
-    judged: bool,
-    c: Vec<Attempt>,
-    rust: Vec<Attempt>,
-}
-
-impl Config {
-    fn name(&self) -> String {
-        format!("{} {}", self.cpu, self.mode.name())
-    }
-
-    fn of(&self, hyp: Hyp) -> &[Attempt] {
-        match hyp {
-            Hyp::C => &self.c,
-            Hyp::Rust => &self.rust,
-        }
-    }
-}
-
-/// What a test did on an object: its best attempt, and whether there was a worse one.
-#[derive(Clone, PartialEq, Eq)]
-struct Verdict {
-    status: Status,
-    again: bool,
-}
-
-fn verdict(attempts: &[Attempt], test: &str) -> Option<Verdict> {
-    let mine: Vec<_> = attempts.iter().filter(|a| a.test == test).collect();
-    let status = mine.iter().map(|a| a.status).min_by_key(|s| rank(*s))?;
-    let again = mine.first().is_some_and(|a| a.status != status);
-    Some(Verdict { status, again })
-}
-
-/// What a reader must not miss: where the Rust object does worse than the C object.
-fn loss(c: Option<&Verdict>, rust: Option<&Verdict>) -> bool {
-    c.zip(rust)
-        .is_some_and(|(c, rust)| rank(rust.status) > rank(c.status))
-}
 
 fn cell(c: Option<&Verdict>, rust: Option<&Verdict>) -> String {
     let say = |v: Option<&Verdict>| {
@@ -61,15 +19,6 @@ fn cell(c: Option<&Verdict>, rust: Option<&Verdict>) -> String {
     };
     let (c, rust) = (say(c), say(rust));
     if c == rust { c } else { format!("{c} / {rust}") }
-}
-
-/// What the machines that were chosen showed.
-#[derive(Default)]
-pub struct Judged {
-    /// How many results are not worse with the Rust object.
-    pub held: u32,
-    /// One line per loss, one if results are missing, and one per machine that did not run.
-    pub losses: Vec<String>,
 }
 
 /// The CPU models of the table, beside those that are chosen.
@@ -172,48 +121,28 @@ impl<'a> Objects<'a> {
 
 fn document(configs: &[Config], absent: &[Config]) -> (String, Judged) {
     let objects = Objects::of(configs);
-    let mut losses = Vec::new();
     let mut judged = Judged::default();
-    let mut missing = 0;
-    let mut missed = 0;
+    let mut all = Judged::default();
     let mut rows = Vec::new();
     for test in TESTS {
         let mut row = vec![test.program.to_owned()];
         for config in configs {
-            let c = verdict(&config.c, test.program);
-            let rust = verdict(&config.rust, test.program);
-            let lacks = c.is_none() || rust.is_none();
-            missing += u32::from(lacks);
-            missed += u32::from(lacks && config.judged);
-            if loss(c.as_ref(), rust.as_ref()) {
-                let by = |hyp| {
-                    let mine: Vec<_> = config.of(hyp).iter().filter(|a| a.test == test.program).collect();
-                    let mark = objects.mark(hyp, &mine);
-                    if mark.is_empty() { mark } else { format!(" {mark}") }
-                };
-                let line = format!(
-                    "{} on {}: {} with the C object{}, {} with the Rust object{}",
-                    test.program,
-                    config.name(),
-                    c.map_or("not run", |v| word(v.status)),
-                    by(Hyp::C),
-                    rust.map_or("not run", |v| word(v.status)),
-                    by(Hyp::Rust),
-                );
-                if config.judged {
-                    judged.losses.push(line.clone());
-                }
-                losses.push(line);
-                row.push(format!("**{}**", cell_of(config, test.program)));
-            } else {
-                judged.held += u32::from(config.judged && !lacks);
-                row.push(cell_of(config, test.program));
+            let beside = beside(config, test.program);
+            let cell = cell_of(config, test.program);
+            row.push(match beside {
+                Beside::Worse => format!("**{cell}**"),
+                _ => cell,
+            });
+            let line = || told(config, test.program, &objects);
+            all.count(beside, line);
+            if config.judged {
+                judged.count(beside, line);
             }
         }
         rows.push(row);
     }
     let mut text = String::from(HEAD);
-    summary(&mut text, configs, &objects, &losses, missing);
+    summary(&mut text, configs, &objects, &all);
     if !absent.is_empty() {
         let names: Vec<_> = absent.iter().map(Config::name).collect();
         let _ = writeln!(text, "Not run at all: {}.\n", names.join(", "));
@@ -222,16 +151,26 @@ fn document(configs: &[Config], absent: &[Config]) -> (String, Judged) {
     reasons(&mut text, configs, Status::Skipped, SKIPPED);
     reasons(&mut text, configs, Status::Failed, FAILED);
     arguments(&mut text);
-    if missed > 0 {
-        let line = format!("{missed} results of one object or both are missing");
-        judged.losses.push(line);
-    }
-    for config in absent.iter().filter(|config| config.judged) {
-        judged
-            .losses
-            .push(format!("{} was not run at all", config.name()));
-    }
+    judged.absent = absent.iter().filter(|c| c.judged).map(Config::name).collect();
     (text, judged)
+}
+
+/// What both objects did with a test on a machine.
+fn told(config: &Config, test: &str, objects: &Objects<'_>) -> String {
+    let by = |hyp| {
+        let attempts = config.of(hyp);
+        let mine: Vec<_> = attempts.iter().filter(|a| a.test == test).collect();
+        let mark = objects.mark(hyp, &mine);
+        let space = if mark.is_empty() { "" } else { " " };
+        let did = verdict(attempts, test).map_or("not run", |v| word(v.status));
+        (did, format!("{space}{mark}"))
+    };
+    let (c, by_c) = by(Hyp::C);
+    let (rust, by_rust) = by(Hyp::Rust);
+    format!(
+        "{test} on {}: {c} with the C object{by_c}, {rust} with the Rust object{by_rust}",
+        config.name()
+    )
 }
 
 fn cell_of(config: &Config, test: &str) -> String {
@@ -241,7 +180,7 @@ fn cell_of(config: &Config, test: &str) -> String {
     )
 }
 
-fn summary(text: &mut String, configs: &[Config], objects: &Objects<'_>, losses: &[String], missing: u32) {
+fn summary(text: &mut String, configs: &[Config], objects: &Objects<'_>, all: &Judged) {
     for hyp in [Hyp::C, Hyp::Rust] {
         let mut counts = [0_u32; 3];
         for config in configs {
@@ -264,15 +203,26 @@ fn summary(text: &mut String, configs: &[Config], objects: &Objects<'_>, losses:
             "Not all columns are of the same objects; the numbers at their heads say which are whose.\n\n",
         );
     }
-    if missing > 0 {
-        let _ = writeln!(text, "A ``?`` was not run; there are {missing} cells with one.\n");
+    if all.missing > 0 {
+        let _ = writeln!(
+            text,
+            "A ``?`` was not run; there are {} cells with one.\n",
+            all.missing
+        );
     }
-    if losses.is_empty() {
+    if !all.both.is_empty() {
+        text.push_str("What fails with both objects, and no note below says why:\n\n");
+        for line in &all.both {
+            let _ = writeln!(text, "* {line}");
+        }
+        text.push('\n');
+    }
+    if all.worse.is_empty() {
         text.push_str("Nothing that was run does worse on the Rust object than on the C object.\n\n");
     } else {
         text.push_str("Where the Rust object does worse:\n\n");
-        for loss in losses {
-            let _ = writeln!(text, "* {loss}");
+        for line in &all.worse {
+            let _ = writeln!(text, "* {line}");
         }
         text.push('\n');
     }
@@ -349,9 +299,9 @@ fn reasons(text: &mut String, configs: &[Config], status: Status, head: &str) {
             continue;
         }
         let _ = writeln!(section, "\n``{}``", test.program);
-        for (program, of, note) in NOTES {
-            if *program == test.program && *of == status {
-                let _ = writeln!(section, "    {note}\n");
+        for note in NOTES {
+            if note.program == test.program && note.status == status {
+                let _ = writeln!(section, "    {}\n", note.text);
             }
         }
         for (reason, places) in groups {
@@ -407,7 +357,8 @@ KVM selftests on both objects
 
 ``scripts/selftests`` builds the kernel's own KVM selftests (``tools/testing/selftests/kvm``, all that it builds for
 arm64), boots the same kernel with its C object and with the Rust object on the same machines, and writes this table.
-Its exit status is 0 only if no test does worse on the Rust object than on the C object.
+Its exit status is 0 only if all was run, no test does worse on the Rust object than on the C object, and each that fails
+on both has a note below that says why. A machine that dies before its first test counts as not run.
 
 A cell holds what both did, or what the C object did and, after the stroke, what the Rust object did. A test that fails
 is run once more in a boot of its own; ``ok (2)`` passed then. That happens to tests that hold the emulator to a time
@@ -435,41 +386,24 @@ The others run as they are. These end in bearable time on an emulated machine on
 
 #[cfg(test)]
 mod tests {
+    use super::super::judged::made::{attempt, config};
     use super::*;
 
-    fn attempt(test: &str, status: Status, reason: &str) -> Attempt {
-        Attempt {
-            test: test.into(),
-            status,
-            object: "object".into(),
-            reason: reason.into(),
-        }
-    }
-
-    fn config(c: Vec<Attempt>, rust: Vec<Attempt>) -> Config {
-        Config {
-            cpu: "max".to_owned(),
-            mode: Mode::Nvhe,
-            judged: true,
-            c,
-            rust,
-        }
-    }
-
     #[test]
-    fn worse_on_ours_is_a_loss() {
-        use Status::{Failed, Passed, Skipped};
-        let lost = |c, rust| {
-            let v = |status| Verdict { status, again: false };
-            loss(Some(&v(c)), Some(&v(rust)))
+    fn what_fails_with_both_decides_unless_it_is_noted() {
+        let both = |test: &str, reason: &str| {
+            let failed = || vec![attempt(test, Status::Failed, reason)];
+            document(&[config(failed(), failed())], &[])
         };
-        assert!(lost(Passed, Failed) && lost(Passed, Skipped) && lost(Skipped, Failed));
-        assert!(!lost(Passed, Passed) && !lost(Failed, Failed) && !lost(Failed, Passed));
-        let seen = Verdict {
-            status: Passed,
-            again: false,
-        };
-        assert!(!loss(Some(&seen), None) && !loss(None, Some(&seen)));
+        let (text, judged) = both("get-reg-list", "x == y");
+        assert_eq!((judged.both.len(), judged.both_known, judged.passed), (1, 0, 0));
+        assert!(
+            text.contains("no note below says why:\n\n* get-reg-list on max nvhe: fail"),
+            "{text}"
+        );
+        let (text, judged) = both("arm64/vgic_init", "ret && errno == E2BIG");
+        assert_eq!((judged.both.len(), judged.both_known), (0, 1));
+        assert!(!text.contains("no note below"), "{text}");
     }
 
     #[test]
@@ -496,12 +430,11 @@ mod tests {
                 attempt("arm64/at", Status::Skipped, "no EL2"),
             ],
         )];
-        let (text, Judged { held, losses }) = document(&one, &[config(Vec::new(), Vec::new())]);
+        let (text, judged) = document(&one, &[config(Vec::new(), Vec::new())]);
         assert!(text.contains("Not run at all: max nvhe."));
-        assert_eq!((held, losses.len()), (1, 3));
-        assert_eq!(losses[2], "max nvhe was not run at all");
-        assert!(losses[0].starts_with("get-reg-list on max nvhe: ok"));
-        assert!(losses[1].starts_with("44 results"));
+        assert_eq!((judged.skipped, judged.worse.len(), judged.missing), (1, 1, 44));
+        assert_eq!(judged.absent, ["max nvhe"]);
+        assert!(judged.worse[0].starts_with("get-reg-list on max nvhe: ok"));
         assert!(text.contains("**ok / fail**"));
         assert!(text.contains("* everywhere: ``no EL2``"));
         assert!(text.contains("* max nvhe (Rust): ``x == y``"));
@@ -524,9 +457,9 @@ mod tests {
         let (text, judged) = document(&[lost(false)], &[absent]);
         // All is shown.
         assert!(text.contains("**ok / fail**") && text.contains("Where the Rust object does worse"));
-        assert_eq!((judged.held, judged.losses), (0, Vec::new()));
+        assert!(judged.good());
         let (_, judged) = document(&[lost(false), lost(true)], &[]);
-        assert_eq!(judged.losses.len(), 2);
+        assert_eq!((judged.worse.len(), judged.missing), (1, 45));
     }
 
     #[test]
@@ -553,7 +486,7 @@ mod tests {
                 .any(|l| l.split_whitespace().eq(["Rust", "(1)", "Rust", "(2)"])),
             "{text}"
         );
-        assert!(judged.losses[0].ends_with("ok with the C object, fail with the Rust object (2)"));
+        assert!(judged.worse[0].ends_with("ok with the C object, fail with the Rust object (2)"));
         let (text, _) = document(&[of(Mode::Nvhe, "new", Status::Passed)], &[]);
         assert!(
             !text.contains("(1)") && !text.contains("Not all columns"),
