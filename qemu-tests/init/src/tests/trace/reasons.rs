@@ -91,7 +91,7 @@ pub fn reasons(remote: &Remote) -> Result<(), String> {
     })?;
     // The C object panics at an exception that it has no name for; with SME in the CPU and not in the kernel, SMCR_EL1
     // is such a one.
-    if crate::system::cmdline_has("hyp=c") || (features(&h)? >> 24) & 0xf == 0 {
+    if crate::system::cmdline_has("hyp=c") || features(&h)? & (0xf << 24) == 0 {
         note("no exception without a name");
         return Ok(());
     }
