@@ -132,6 +132,18 @@ impl Args {
         if command == "run" && self.cpus.len() > 1 {
             return Err("run boots one machine: give --cpu once".to_owned());
         }
+        if self.quick && !(self.suites.is_empty() && self.cpus.is_empty() && self.hyp == Hyp::Rust) {
+            return Err("--quick runs nothing in QEMU: leave out --suite, --cpu and --hyp c".to_owned());
+        }
+        if self.write && self.names.is_empty() && (self.object || !self.cpus.is_empty()) {
+            return Err(
+                "--write without NAME runs nothing: name configurations, or leave out --cpu and --object"
+                    .to_owned(),
+            );
+        }
+        if self.object && !self.cpus.is_empty() {
+            return Err("--object boots nothing: leave out --cpu".to_owned());
+        }
         if command == "configs" && self.hyp == Hyp::C && !self.object {
             return Err(
                 "configs boots the Rust EL2 alone: give --object with --hyp c, to build the C object"
@@ -209,6 +221,11 @@ mod tests {
             ("test", "--smp 4", "only run does"),
             ("test", "--mode nvhe", "only selftests does"),
             ("configs", "--hyp c", "--object"),
+            ("configs", "--write --cpu max", "without NAME"),
+            ("configs", "--write --object", "without NAME"),
+            ("configs", "--object --cpu max 64k", "boots nothing"),
+            ("test", "--quick --suite boot", "--quick runs nothing in QEMU"),
+            ("test", "--quick --cpu max", "--quick runs nothing in QEMU"),
             ("configs", "--full", "only test does"),
             ("selftests", "--hyp c", "does not take --hyp"),
             ("selftests", "max", "no such option"),

@@ -6,6 +6,7 @@ mod apt;
 mod args;
 mod check;
 mod configs;
+mod counts;
 mod kernel;
 mod paths;
 mod qemu;

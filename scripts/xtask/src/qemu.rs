@@ -2,6 +2,7 @@
 //! The runner of the QEMU tests, called and read.
 
 use crate::args::Args;
+use crate::counts::Counts;
 use crate::kernel::Kernel;
 use crate::paths;
 use crate::selftests;
@@ -68,26 +69,41 @@ fn models_in(list: &str, cpus: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the runner has suites of these names.
+/// Whether the runner has suites of these names, and they leave it anything to run on the CPU models.
 ///
 /// # Errors
-/// One line about the first that it has not.
-pub fn check_suites(names: &[String]) -> Result<(), String> {
+/// One line about the first that it has not, or that would not run.
+pub fn check_suites(names: &[String], cpus: &[String], full: bool) -> Result<(), String> {
     if names.is_empty() {
         return Ok(());
     }
     build_runner()?;
-    suites_in(&sh::output(sh::cmd(&program(), ["--list"]))?, names)
+    suites_in(&sh::output(sh::cmd(&program(), ["--list"]))?, names)?;
+    let mut list = sh::cmd(&program(), ["--list"]);
+    list.args(full.then_some("--full"));
+    for name in names {
+        list.args(["--suite", name]);
+    }
+    for cpu in cpus {
+        list.args(["--cpu", cpu]);
+    }
+    sh::output(list).map(|_| ()).map_err(|why| {
+        // Its own line begins with its name, as ours would with its path.
+        why.rsplit_once("pkvm-runner: ")
+            .map_or(why.clone(), |(_, line)| line.to_owned())
+    })
 }
 
 /// As [`check_suites`] by what the runner lists: suites, each with its tests indented below.
 fn suites_in(list: &str, names: &[String]) -> Result<(), String> {
-    let mut suites: Vec<&str> = list
-        .lines()
-        .filter(|line| !line.starts_with(' '))
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    suites.dedup();
+    let mut suites: Vec<&str> = Vec::new();
+    for line in list.lines().filter(|line| !line.starts_with(' ')) {
+        // Machines of one suite need not stand together.
+        match line.split_whitespace().next() {
+            Some(suite) if !suites.contains(&suite) => suites.push(suite),
+            _ => {}
+        }
+    }
     match names.iter().find(|name| !suites.contains(&name.as_str())) {
         Some(name) => Err(format!(
             "--suite {name}: there is no such suite; there are {}",
@@ -120,11 +136,11 @@ pub fn runner(kernel: &Kernel, busybox: &Path) -> Command {
 }
 
 /// Runs suites (all without a name, with `--full` the slow ones too) on CPU models and passes the runner's lines on. Returns
-/// how many tests passed and failed.
+/// how many tests passed, failed and were skipped.
 ///
 /// # Errors
 /// One line: the runner did not run.
-pub fn suites(kernel: &Kernel, busybox: &Path, cpus: &[String], args: &Args) -> Result<(u32, u32), String> {
+pub fn suites(kernel: &Kernel, busybox: &Path, cpus: &[String], args: &Args) -> Result<Counts, String> {
     let mut command = runner(kernel, busybox);
     if args.full {
         command.arg("--full");
@@ -133,11 +149,11 @@ pub fn suites(kernel: &Kernel, busybox: &Path, cpus: &[String], args: &Args) -> 
 }
 
 /// Runs suites on CPU models with a runner that has its other options, builds it first, and passes its lines on.
-/// Returns how many tests passed and failed.
+/// Returns how many tests passed, failed and were skipped.
 ///
 /// # Errors
 /// One line: the runner did not run.
-pub fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result<(u32, u32), String> {
+pub fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Result<Counts, String> {
     build_runner()?;
     for cpu in cpus {
         command.args(["--cpu", cpu]);
@@ -148,18 +164,20 @@ pub fn run_suites(mut command: Command, cpus: &[String], names: &[String]) -> Re
     counted(command)
 }
 
-/// Calls the runner and passes its lines on. Returns how many tests passed and failed, as its last line says.
+/// Calls the runner and passes its lines on. Returns how many tests passed, failed and were skipped, as its last lines
+/// say.
 ///
 /// # Errors
-/// One line: it did not run, or not to its end.
-pub fn counted(command: Command) -> Result<(u32, u32), String> {
-    let mut last = String::new();
+/// One line: it did not run, or not to its end, or ran nothing.
+pub fn counted(command: Command) -> Result<Counts, String> {
+    let (mut before, mut last) = (String::new(), String::new());
     let success = lines(command, |line| {
         ui::say(line);
-        line.clone_into(&mut last);
+        before = std::mem::replace(&mut last, line.to_owned());
     })?;
-    match counts(&last) {
-        Some((passed, 0)) if !success => Ok((passed, 1)),
+    match Counts::read(&before, &last) {
+        Some(counts) if counts == Counts::default() => Err("the test runner ran no test".to_owned()),
+        Some(counts) if counts.failed == 0 && !success => Ok(Counts { failed: 1, ..counts }),
         Some(counts) => Ok(counts),
         None => Err("the test runner gave no result (its last line says why)".to_owned()),
     }
@@ -189,28 +207,21 @@ pub fn lines(mut command: Command, mut each: impl FnMut(&str)) -> Result<bool, S
         .map_err(|e| format!("{name}: {e}"))
 }
 
-/// `N passed, N failed`
-fn counts(line: &str) -> Option<(u32, u32)> {
-    let (passed, failed) = line.split_once(" passed, ")?;
-    Some((
-        passed.parse().ok()?,
-        failed.strip_suffix(" failed")?.parse().ok()?,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{counts, models_in, suites_in};
+    use super::{models_in, suites_in};
 
     #[test]
     fn suites_are_those_of_the_list() {
-        let list = "boot         the host comes up\n  boot/smp\nmodes        a\n  modes/x\nmodes        b (--full)\n";
+        let list = "boot         the host comes up\n  boot/smp\nmodes        a\n  modes/x\nfeatures     c\nmodes        b (--full)\n";
         let check = |name: &str| suites_in(list, &[name.to_owned()]);
         assert_eq!(check("boot"), Ok(()));
         assert_eq!(check("modes"), Ok(()));
         for wrong in ["bot", "boot/smp", ""] {
             assert!(
-                check(wrong).unwrap_err().ends_with("there are boot, modes"),
+                check(wrong)
+                    .unwrap_err()
+                    .ends_with("there are boot, modes, features"),
                 "{wrong}"
             );
         }
@@ -229,11 +240,5 @@ mod tests {
                 "{wrong}"
             );
         }
-    }
-
-    #[test]
-    fn the_closing_line_is_read() {
-        assert_eq!(counts("12 passed, 3 failed"), Some((12, 3)));
-        assert_eq!(counts("ok 1 a"), None);
     }
 }

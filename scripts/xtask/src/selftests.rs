@@ -2,6 +2,7 @@
 //! `scripts/selftests`: the kernel's own KVM selftests on the C object and on ours, on the same machines, as one table.
 
 use crate::args::Args;
+use crate::counts::Counts;
 use crate::kernel::{self, Hyp};
 use crate::paths;
 use crate::qemu;
@@ -133,7 +134,7 @@ fn cross_make(dir: &Path) -> Command {
     make
 }
 
-/// Runs them all; true when the Rust object does no worse anywhere.
+/// Runs them all; true when all ran, the Rust object does no worse anywhere, and each failure on both is explained.
 ///
 /// # Errors
 /// One line, when they could not be run at all.
@@ -151,23 +152,26 @@ pub fn run(args: &Args) -> Result<bool, String> {
     } else {
         paths::root().join("target/selftests.rst")
     };
-    let (passed, failed) = compare(args, &tree, &version, &busybox, &table)?;
+    let counts = compare(args, &tree, &version, &busybox, &table)?;
     ui::say(&format!(
-        "{} in {}; the table is {}",
-        if failed == 0 {
-            "No test does worse on the Rust object,"
-        } else {
-            "The Rust object does worse, or not all was run,"
-        },
+        "\nin {}; the table is {}",
         ui::seconds(start.elapsed()),
         table.display()
     ));
-    ui::say(&format!("{passed} passed, {failed} failed"));
-    Ok(failed == 0)
+    Ok(counts.close())
 }
 
-/// Runs them all on the chosen machines and writes the table. Returns how many results are not worse with the Rust
-/// object, and how many are, or are missing.
+/// Where the runner keeps what the tests did on a machine.
+fn results(hyp: Hyp, cpu: &str, mode: &str) -> PathBuf {
+    paths::root().join(format!(
+        "target/qemu-logs/selftests-{}-{cpu}-{mode}.tsv",
+        hyp.word()
+    ))
+}
+
+/// Runs them all on the chosen machines and writes the table. Returns how many pass with the Rust object, how many are
+/// skipped, and how many do worse, are missing, or fail with both objects for no reason that is noted. What fails with
+/// both for a noted reason is in none of these numbers; the table's lines say how many that are.
 ///
 /// # Errors
 /// One line, when they could not be run at all.
@@ -177,7 +181,7 @@ pub fn compare(
     version: &str,
     busybox: &Path,
     table: &Path,
-) -> Result<(u32, u32), String> {
+) -> Result<Counts, String> {
     ui::headline("build");
     let kernels = [Hyp::C, Hyp::Rust].map(|hyp| kernel::build(tree, version, hyp));
     let [c, rust] = kernels;
@@ -187,6 +191,7 @@ pub fn compare(
 
     let cpus = chosen(&args.cpus, &CPUS);
     let modes = chosen(&args.modes, &MODES);
+    let mut unrun = 0;
     for cpu in &cpus {
         for mode in &modes {
             for kernel in &kernels {
@@ -196,8 +201,16 @@ pub fn compare(
                 ));
                 let mut runner = qemu::runner(kernel, busybox);
                 runner.args(["--suite", SUITE, "--cpu", cpu, "--mode", mode]);
-                // That some fail is for the table to judge.
-                qemu::lines(runner, ui::say)?;
+                // Old results are not this run's, however it ends.
+                sh::remove(&results(kernel.hyp, cpu, mode))?;
+                // That some fail is for the table to judge, but not that none could run.
+                if let Err(why) = qemu::counted(runner) {
+                    unrun += 1;
+                    ui::say(&format!(
+                        "FAIL  selftests/{cpu}-{mode}-{} - {why}",
+                        kernel.hyp.word()
+                    ));
+                }
             }
         }
     }
@@ -212,7 +225,12 @@ pub fn compare(
     if let [mode] = modes.as_slice() {
         runner.args(["--mode", mode]);
     }
-    qemu::counted(runner)
+    let mut counts = qemu::counted(runner)?;
+    if unrun > 0 {
+        ui::say(&format!("{unrun} times the test runner did not come to its end"));
+    }
+    counts.failed += unrun;
+    Ok(counts)
 }
 
 /// What was asked for, each once; all where nothing was.

@@ -38,6 +38,17 @@ pub fn output(mut command: Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_owned())
 }
 
+/// Removes a file, which need not be there.
+///
+/// # Errors
+/// One line: it cannot be removed.
+pub fn remove(path: &Path) -> Result<(), String> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {e}", path.display())),
+        _ => Ok(()),
+    }
+}
+
 /// Where logs are kept.
 pub fn log_dir() -> PathBuf {
     crate::paths::root().join("target/xtask-logs")

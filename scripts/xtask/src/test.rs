@@ -5,6 +5,7 @@
 use crate::args::Args;
 use crate::check;
 use crate::configs;
+use crate::counts::Counts;
 use crate::kernel::{self, Hyp};
 use crate::paths;
 use crate::qemu;
@@ -20,27 +21,17 @@ use std::time::Instant;
 pub const CPUS: [&str; 3] = ["max", "neoverse-n2", "cortex-a57"];
 const LINUX_TARGET: &str = "aarch64-unknown-linux-gnu";
 
-/// How many tests passed and failed.
-#[derive(Default, Clone, Copy)]
-pub struct Tally {
-    /// Those that passed.
-    pub passed: u32,
-    /// Those that failed.
-    pub failed: u32,
-}
+/// What came of all parts so far.
+#[derive(Default)]
+struct Tally(Counts);
 
 impl Tally {
     /// Counts the tests of another part. One that ended early is one failed test.
-    fn part(&mut self, name: &str, since: Instant, result: Result<(u32, u32), String>) {
+    fn part(&mut self, name: &str, since: Instant, result: Result<Counts, String>) {
         match result {
-            Ok(counts) => self.add(counts),
+            Ok(counts) => self.0 += counts,
             Err(why) => self.one(name, since, &Err(why)),
         }
-    }
-
-    fn add(&mut self, (passed, failed): (u32, u32)) {
-        self.passed += passed;
-        self.failed += failed;
     }
 
     /// Counts one test and prints its line.
@@ -48,11 +39,11 @@ impl Tally {
         let took = ui::seconds(since.elapsed());
         match result {
             Ok(()) => {
-                self.passed += 1;
+                self.0 += Counts::PASSED;
                 ui::say(&format!("ok    {name} [{took}]"));
             }
             Err(why) => {
-                self.failed += 1;
+                self.0 += Counts::FAILED;
                 ui::say(&format!("FAIL  {name} [{took}] - {why}"));
             }
         }
@@ -70,7 +61,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     setup::programs(false)?;
     qemu::check_models(&args.cpus)?;
     setup::rust_src()?;
-    qemu::check_suites(&args.suites)?;
+    qemu::check_suites(&args.suites, &models(args), args.full)?;
 
     ui::headline("sources");
     for dir in workspaces()? {
@@ -84,14 +75,14 @@ pub fn run(args: &Args) -> Result<bool, String> {
     unit_tests(&mut tally, args);
 
     if args.quick {
-        return Ok(close(tally, start));
+        return Ok(close(&tally, start));
     }
     ui::headline("kernel");
     match sources(args) {
         Ok(sources) => machines(&mut tally, args, &sources),
         Err(why) => tally.one("kernel/sources", start, &Err(why)),
     }
-    Ok(close(tally, start))
+    Ok(close(&tally, start))
 }
 
 /// What a kernel with its tests is made from.
@@ -124,23 +115,21 @@ fn machines(tally: &mut Tally, args: &Args, sources: &Sources) {
         // Without a kernel nothing is left to test, and that must not pass for success.
         Err(why) => return tally.one("kernel/build", start, &Err(why)),
     };
-    tally.passed += 1;
+    tally.0 += Counts::PASSED;
     let all = args.suites.is_empty();
     if args.hyp == Hyp::Rust {
         ui::headline("the EL2 object");
-        let checks = check::run(&kernel).map(|outcomes| check::report(&outcomes));
+        let checks = check::run(&kernel).map(|outcomes| {
+            let (passed, failed) = check::report(&outcomes);
+            Counts::of(passed, failed)
+        });
         tally.part("object/checks", start, checks);
         if all {
-            tally.add(configs::quick(tree, version));
+            tally.0 += configs::quick(tree, version);
         }
     }
 
     ui::headline(&format!("QEMU, Linux {version} with the {} EL2", args.hyp.name()));
-    let cpus: Vec<String> = if args.cpus.is_empty() {
-        CPUS.map(String::from).to_vec()
-    } else {
-        args.cpus.clone()
-    };
     // The small suites of the kernel's own tests need its programs.
     if all || args.suites.iter().any(|s| s.starts_with("selftests")) {
         let since = Instant::now();
@@ -149,10 +138,14 @@ fn machines(tally: &mut Tally, args: &Args, sources: &Sources) {
         }
     }
     let since = Instant::now();
-    tally.part("qemu/runner", since, qemu::suites(&kernel, busybox, &cpus, args));
+    tally.part(
+        "qemu/runner",
+        since,
+        qemu::suites(&kernel, busybox, &models(args), args),
+    );
     // Who names suites wants those alone; who tests the C object has nothing to compare it with.
     if args.full && all && args.hyp == Hyp::Rust {
-        tally.add(configs::full(args, tree, version, busybox));
+        tally.0 += configs::full(args, tree, version, busybox);
         let since = Instant::now();
         // The documentation is for those to write who ask for it.
         let table = paths::root().join("target/selftests.rst");
@@ -161,10 +154,18 @@ fn machines(tally: &mut Tally, args: &Args, sources: &Sources) {
     }
 }
 
-fn close(tally: Tally, start: Instant) -> bool {
+/// The CPU models that the QEMU tests run on.
+fn models(args: &Args) -> Vec<String> {
+    if args.cpus.is_empty() {
+        CPUS.map(String::from).to_vec()
+    } else {
+        args.cpus.clone()
+    }
+}
+
+fn close(tally: &Tally, start: Instant) -> bool {
     ui::say(&format!("\nin {}", ui::seconds(start.elapsed())));
-    ui::say(&format!("{} passed, {} failed", tally.passed, tally.failed));
-    tally.failed == 0
+    tally.0.close()
 }
 
 /// Directories of the workspaces of this repository: the root, and those below qemu-tests that stand alone.
@@ -290,7 +291,7 @@ fn unit_tests(tally: &mut Tally, args: &Args) {
 
 fn run_unit_tests(tally: &mut Tally, command: Command, group: &str) {
     let start = Instant::now();
-    let mut counts = (0, 0);
+    let mut counts = Counts::default();
     let mut suite = String::new();
     let ended = sh::logged_with(&format!("{group}-tests"), command, |line| {
         let text = line.trim();
@@ -300,8 +301,7 @@ fn run_unit_tests(tally: &mut Tally, command: Command, group: &str) {
         {
             name.clone_into(&mut suite);
         } else if let Some((passed, failed)) = result_line(text) {
-            counts.0 += passed;
-            counts.1 += failed;
+            counts += Counts::of(passed, failed);
             if passed + failed > 0 {
                 let word = if failed == 0 { "ok   " } else { "FAIL " };
                 let name = suite.split(" (").last().unwrap_or_default().trim_end_matches(')');
@@ -318,8 +318,8 @@ fn run_unit_tests(tally: &mut Tally, command: Command, group: &str) {
             ui::say(&format!("FAIL  {text}"));
         }
     });
-    tally.add(counts);
-    if ended.is_err() && counts.1 == 0 {
+    tally.0 += counts;
+    if ended.is_err() && counts.failed == 0 {
         tally.one(&format!("{group}/build"), start, &ended);
     }
 }

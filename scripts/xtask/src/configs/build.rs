@@ -98,11 +98,19 @@ pub fn cost(dir: &Path) -> Option<Cost> {
     Cost::parse(&std::fs::read_to_string(dir.join(COST)).ok()?)
 }
 
-/// Which EL2 the attached tree builds, in the words of the kernel's log.
+/// Which EL2 is in the last image of a build, in the words of the kernel's log: those that the image has.
+pub fn built(dir: &Path) -> Option<String> {
+    let header = dir.join("arch/arm64/kvm/hyp/pkvm-rs/pkvm-rs-version.h");
+    let header = std::fs::read_to_string(header).ok()?;
+    quoted(&header).filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// Which EL2 a tree would build now, in the words of the kernel's log.
 ///
 /// # Errors
 /// One line: the script that makes them does not run.
 pub fn revision(tree: &Path) -> Result<String, String> {
+    kernel::attach(tree)?;
     let script = tree.join("arch/arm64/kvm/hyp/pkvm-rs/gen-version");
     let mut command = cmd("sh", [script]);
     command.env("EL2_RUST", "y");

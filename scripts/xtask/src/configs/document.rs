@@ -6,6 +6,7 @@ use super::build::{self, Cost};
 use super::result::{Record, Seen};
 use super::table::{Base, CONFIGS, Config};
 use crate::check::{self, Sizes};
+use crate::counts::Counts;
 use crate::kernel::{Hyp, Kernel};
 use crate::ui;
 use std::fmt::Write as _;
@@ -38,8 +39,8 @@ objects of two of them, and ``scripts/test --full`` runs them all. Options that 
 
 const RESULTS: &str = "\
 *Build* is the first build of the image: processor time, which is the same on a busy machine, and time by the clock with
-the number of processors that the machine had. *Checks* are those of the EL2 object. *Boots* are tests passed, of suites
-that are named where they are not the usual two.
+the number of processors that the machine had. *Checks* are those of the EL2 object. *Boots* are tests passed of those
+that could show something there, of suites that are named where they are not the usual two.
 
 ";
 
@@ -60,7 +61,7 @@ Sizes
 =====
 
 Bytes of the EL2 object, and how many pointers in it EL1 turns into EL2's at boot. C is the kernel's own object in
-the same configuration.
+the same configuration, *Rust EL2* is which one of ours was measured.
 
 .. list-table::
    :header-rows: 1
@@ -72,6 +73,7 @@ the same configuration.
      - Read-only data, C
      - Pointers, Rust
      - Pointers, C
+     - Rust EL2
 ";
 
 /// The document, from what is in the build directories.
@@ -90,7 +92,7 @@ pub fn document(tree: &Path, version: &str) -> String {
         })
         .collect();
     text += &results(&rows);
-    text += &sizes(tree);
+    text += &sizes(tree, &rows);
     text
 }
 
@@ -130,15 +132,24 @@ impl Revisions {
         let Some((newest, older)) = self.0.split_first() else {
             return "Nothing was run.\n".to_owned();
         };
-        let mut text = format!("The EL2 was {newest}.");
+        let mut text = format!("The EL2 was {}.", named(newest));
         if !older.is_empty() {
             text += " Results that are marked were seen with an older one, and not again since:\n";
             for (index, name) in older.iter().enumerate() {
-                let _ = write!(text, "\n* [{}] {name}", index + 1);
+                let _ = write!(text, "\n* [{}] {}", index + 1, named(name));
             }
         }
         text.push('\n');
         text
+    }
+}
+
+/// A revision, and whether anybody can have it.
+fn named(revision: &str) -> String {
+    if revision.contains("-dirty") {
+        format!("{revision}, with changes that no commit holds")
+    } else {
+        revision.to_owned()
     }
 }
 
@@ -165,7 +176,14 @@ fn results(rows: &[Row]) -> String {
                 format!("``{}``", config.name),
                 about(config),
                 config.tools.version().unwrap_or_else(|_| "not installed".into()),
-                cost.map_or_else(|| "-".into(), cost_of),
+                match &record.broken {
+                    Some(seen) => format!(
+                        "**does not build** with {}: {}",
+                        named(&seen.revision),
+                        outcome(seen, &revisions)
+                    ),
+                    None => cost.map_or_else(|| "-".into(), cost_of),
+                },
                 record
                     .checks
                     .as_ref()
@@ -191,12 +209,24 @@ fn about(config: &Config) -> String {
 }
 
 fn outcome(seen: &Seen, revisions: &Revisions) -> String {
-    let Seen { passed, failed, .. } = seen;
+    let Counts {
+        passed,
+        failed,
+        skipped,
+    } = seen.counts;
     let mark = revisions.mark(seen);
-    if *failed == 0 {
-        format!("{passed} of {passed}{mark}")
+    if !seen.why.is_empty() {
+        return format!("**failed**, ``{}``{mark}", seen.why.replace('`', "'"));
+    }
+    let skips = if skipped == 0 {
+        String::new()
     } else {
-        format!("**{passed} of {}**{mark}", passed + failed)
+        format!(", {skipped} skipped")
+    };
+    if failed == 0 {
+        format!("{passed} of {passed}{skips}{mark}")
+    } else {
+        format!("**{passed} of {}**{skips}{mark}", passed + failed)
     }
 }
 
@@ -213,9 +243,9 @@ fn cost_of(cost: Cost) -> String {
     )
 }
 
-fn sizes(tree: &Path) -> String {
+fn sizes(tree: &Path, rows: &[Row]) -> String {
     let mut text = SIZES.to_owned();
-    for config in CONFIGS {
+    for Row { config, record, .. } in rows {
         let of = |hyp| {
             let kernel = Kernel {
                 dir: build::directory(tree, config, hyp),
@@ -239,6 +269,12 @@ fn sizes(tree: &Path) -> String {
                 pick(&c, |s| s.rodata),
                 pick(&rust, |s| s.pointers),
                 pick(&c, |s| s.pointers),
+                // Every build of the object is checked.
+                match (&rust, &record.checks) {
+                    (None, _) => "-".to_owned(),
+                    (Some(_), Some(seen)) => named(&seen.revision),
+                    (Some(_), None) => "unknown".to_owned(),
+                },
             ],
         );
     }
@@ -262,10 +298,10 @@ mod tests {
 
     fn seen(at: u64, passed: u32, failed: u32, revision: &str) -> Seen {
         Seen {
-            passed,
-            failed,
+            counts: Counts::of(passed, failed),
             at,
             revision: revision.to_owned(),
+            why: String::new(),
         }
     }
 
@@ -282,6 +318,7 @@ mod tests {
         let rows = [Row {
             config: table::find("16k").unwrap(),
             record: Record {
+                broken: None,
                 checks: Some(seen(30, 9, 0, "new")),
                 boots: vec![
                     boot("max", "boot", seen(10, 2, 0, "old")),
@@ -316,6 +353,7 @@ mod tests {
         let rows = [Row {
             config: table::find("64k").unwrap(),
             record: Record {
+                broken: None,
                 checks: Some(seen(1, 9, 0, "one")),
                 boots: Vec::new(),
             },
@@ -325,5 +363,44 @@ mod tests {
         assert!(text.contains("The EL2 was one.\n"), "{text}");
         assert!(!text.contains('['), "{text}");
         assert!(text.contains("- not run\n"), "{text}");
+    }
+
+    #[test]
+    fn failures_and_skips_show() {
+        let mut seen_skips = seen(10, 9, 0, "old");
+        seen_skips.counts.skipped = 2;
+        let mut record = Record {
+            broken: None,
+            checks: Some(seen(10, 9, 0, "old")),
+            boots: vec![
+                boot("max", "boot,tour", seen_skips),
+                boot("neoverse-n2", "boot,tour", Seen::nothing("no guest: `x`", "old")),
+            ],
+        };
+        let mut broken = Seen::nothing("make failed", "pkvm-rs (Rust, abc-dirty)");
+        broken.at = u64::MAX;
+        record.fail(broken);
+        let rows = [Row {
+            config: table::find("64k").unwrap(),
+            record,
+            cost: None,
+        }];
+        let text = results(&rows);
+        let dirty = "pkvm-rs (Rust, abc-dirty), with changes that no commit holds";
+        assert!(
+            text.contains(&format!("The EL2 was {dirty}. Results that are")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!(
+                "- **does not build** with {dirty}: **failed**, ``make failed``\n"
+            )),
+            "{text}"
+        );
+        assert!(text.contains("- 9 of 9 [1]\n"), "{text}");
+        assert!(
+            text.contains("- max 9 of 9, 2 skipped [1]; neoverse-n2 **failed**, ``no guest: 'x'`` [1]\n"),
+            "{text}"
+        );
     }
 }
