@@ -329,8 +329,8 @@ pub enum GuestFault {
 /// Whether the page at `ipa` was taken by force (`__pkvm_vcpu_in_poison_fault`). The address is EL2's own reading of the
 /// vCPU's last fault, never the host's: so the host learns only of accesses that it saw fault.
 ///
-/// [`Error::Range`] beyond the address space, [`Error::Invalid`] where tables do not reach down to a page, unless that is
-/// for want of a page that the host could misread.
+/// [`Error::Range`] beyond the address space. [`Error::Invalid`] where the walk ends above the last level, at a block or for
+/// want of a table, unless the answer is [`GuestFault::Misread`].
 pub fn in_poison_fault<M: Machine>(m: &M, guest: &mut Guest, ipa: Ipa) -> Result<GuestFault> {
     let within = guest.kind == GuestKind::Protected && !ipa.is_page_aligned();
     let (s2, ops) = guest.split(m, None)?;
