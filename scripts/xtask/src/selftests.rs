@@ -95,8 +95,12 @@ fn sources(tree: &Path) -> Result<PathBuf, String> {
         whole.arg(tree.join("tools")).arg(&copy);
         sh::output(whole)?;
     }
-    std::os::unix::fs::symlink(tree.join("scripts"), copy.join("scripts"))
-        .map_err(|e| format!("{}: {e}", copy.display()))?;
+    // Their Makefiles look into the rest of the tree.
+    let entries = std::fs::read_dir(tree).map_err(|e| format!("{}: {e}", tree.display()))?;
+    for entry in entries.flatten().filter(|entry| entry.file_name() != "tools") {
+        std::os::unix::fs::symlink(entry.path(), copy.join(entry.file_name()))
+            .map_err(|e| format!("{}: {e}", copy.display()))?;
+    }
     let kvm = copy.join("tools/testing/selftests/kvm");
     let smaller = dir(tree).join("smaller");
     sh::mkdir(&smaller)?;
