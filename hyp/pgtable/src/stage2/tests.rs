@@ -535,3 +535,22 @@ model_tests! {
     pages_of_64k_48_bits: K64, 5, false, HOST, 3, 3;
     pages_of_64k_52_bits: K64, 6, true, GUEST, 3, 3;
 }
+
+/// One page of memory at two addresses of a range, cached at one alone: it is cleaned when no TLB holds either.
+#[test]
+fn a_page_at_two_addresses_is_cleaned_when_neither_can_be_used() {
+    let map = |perms, memory, skew| Op::Map {
+        perms,
+        memory,
+        state: PageState::Owned,
+        blocks: Blocks::Allowed,
+        skew,
+    };
+    let spot = |page, len| Spot { corner: 2, page, len };
+    let steps = [
+        (map(11, MemType::Normal, 0), spot(2, Span::Blocks(1))),
+        (map(0, MemType::NormalNc, 1), spot(3, Span::Pages(4))),
+        (Op::Unmap, spot(5, Span::Pages(3))),
+    ];
+    run(Granule::K4, 3, false, GUEST, &steps);
+}

@@ -30,7 +30,9 @@ impl Stage2 {
                     cursor.write(ops, 0);
                     cursor.put(ops);
                     if config.cleans(word) {
-                        // The page may be cleaned only once nobody can write to it any more.
+                        // The page may be cleaned only once nobody can write to it any more, at this address or at one
+                        // before it in the range.
+                        core::mem::take(&mut broken).invalidate(ops);
                         ops.tlbi_leaf(cursor.base(), cursor.level());
                         ops.clean_dcache(Phys::new(geometry.decode(word)), geometry.size(cursor.level()));
                     } else {
