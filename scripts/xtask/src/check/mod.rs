@@ -34,6 +34,8 @@ const SECTIONS: &[&str] = &[
     "__jump_table",
     "__kvm_ex_table",
     "__bug_table",
+    // The trace's events; the kernel gathers them in the order of their names.
+    ".hyp.event_ids.*",
     // Says that there are landing pads; the kernel's link drops it.
     ".note.gnu.property",
 ];
@@ -243,7 +245,8 @@ fn origin(
         } else {
             let source = kernel::source_of(&object)
                 .ok_or_else(|| format!("{}: nobody knows what it is made from", object.display()))?;
-            let source = PathBuf::from(&source).canonicalize().unwrap_or_default();
+            // Kbuild's own way is from the build directory where that holds the sources too.
+            let source = kernel.dir.join(&source).canonicalize().unwrap_or_default();
             let name = source.file_name().unwrap_or_default().to_string_lossy();
             let is_routine = name.strip_suffix(".S").is_some_and(|n| routines.contains(n));
             if !is_routine || !source.parent().is_some_and(|dir| dir.ends_with("arch/arm64/lib")) {
