@@ -389,8 +389,8 @@ pub unsafe fn enable_host_stage2(params: InitParams) {
     // SAFETY: the host's own tables, as the caller proves. Nothing is translated by them yet.
     unsafe { Stage2::host(params).load() };
     barrier::isb();
-    // SAFETY: as the caller proves.
-    unsafe { traps::set_host_hcr(params) };
+    // SAFETY: the CPU's own value, as the caller proves, and the host's stage 2 is loaded.
+    unsafe { traps::write_hcr(params.hcr_el2()) };
     set_host_traps();
     barrier::isb();
     crate::tlbi::vmalls12e1();

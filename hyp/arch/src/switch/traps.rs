@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "writes HCR_EL2 and VBAR_EL2")]
 
 use pkvm_kernel::layout::*;
-use pkvm_kernel::{Context, HostData, InitParams};
+use pkvm_kernel::{Context, HostData};
 
 use super::{Cpu, Feature, FpOwner, Guest, ctxt};
 use crate::alt::has_cap;
@@ -18,7 +18,7 @@ use crate::sysreg::*;
 ///
 /// # Safety
 /// As for [`write_own`].
-unsafe fn write_hcr(value: u64) {
+pub(super) unsafe fn write_hcr(value: u64) {
     if has_cap::<{ CAP_WORKAROUND_AMPERE_AC04_CPU_23 as u16 }>() {
         dsb_nsh();
         // SAFETY: as the caller proves.
@@ -199,15 +199,6 @@ pub(super) fn deactivate_cptr() {
         }
         value
     });
-}
-
-/// HCR_EL2 as the host runs under from now on.
-///
-/// # Safety
-/// It is what the CPU runs with already, and what goes with the host's stage 2, which is loaded.
-pub(super) unsafe fn set_host_hcr(params: InitParams) {
-    // SAFETY: as the caller proves.
-    unsafe { write_hcr(params.hcr_el2()) };
 }
 
 /// For a panic: the host may read EL2's memory, to make a report of it. Its stage 2 is never turned on again.
