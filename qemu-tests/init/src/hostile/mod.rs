@@ -2,6 +2,7 @@
 //! The hostile host: what user space needs to drive `/dev/hostile` (see qemu-tests/hostile/hostile.h), and VMs that
 //! exist only by hypercalls, behind the back of the kernel's own KVM.
 
+pub mod code;
 pub mod device;
 pub mod facts;
 mod fetch;

@@ -189,8 +189,9 @@ pub fn host_mte(sub: &mut Sub, _: &[String]) -> Outcome {
         ("GMID_EL1", 0xd539_0080),
     ];
     let h = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
-    // MRS x0, ID_AA64PFR1_EL1.
-    let id = h.exec(&[0xd538_0420], [0; 4])?.map_or(0, |x| x[0]);
+    let id = h
+        .exec(&crate::hostile::code::READ_ID_AA64PFR1, [0; 4])?
+        .map_or(0, |x| x[0]);
     if id >> 8 & 0xf < 2 {
         return Err(Fail::Skip("no memory tagging in this machine".to_owned()));
     }

@@ -8,7 +8,7 @@ use super::{Fail, Outcome};
 use crate::hostile::device::Access;
 use crate::hostile::facts::Map;
 use crate::hostile::monitor::Fault;
-use crate::hostile::{FakeVm, Hostile, Kind, Reply, errno};
+use crate::hostile::{FakeVm, Hostile, Kind, Reply, code, errno};
 use crate::ktap::Sub;
 
 type Case = fn(&Hostile, &Map) -> Result<bool, Fail>;
@@ -287,25 +287,15 @@ fn execute_device(h: &Hostile, map: &Map) -> Result<bool, Fail> {
 /// J17: the host touches a register that EL2 traps but does not model. With SME in the CPU and not in the kernel,
 /// SMCR_EL1 is such a one.
 fn trapped_register(h: &Hostile) -> Result<bool, Fail> {
-    // mrs x0, ID_AA64PFR1_EL1
     let id = h
-        .exec(&[0xd538_0420], [0; 4])?
+        .exec(&code::READ_ID_AA64PFR1, [0; 4])?
         .ok_or_else(|| "the ID register is undefined".to_owned())?;
     if (id[0] >> 24) & 0xf < 1 {
         return Err(Fail::Skip("no SME in this CPU".to_owned()));
     }
     println!("# SME is there; reading SMCR_EL1");
-    let code = [
-        0xd538_1041, // mrs x1, CPACR_EL1
-        0xb268_0422, // orr x2, x1, #(3 << 24)
-        0xd518_1042, // msr CPACR_EL1, x2
-        0xd503_3fdf, // isb
-        0xd538_12c0, // mrs x0, SMCR_EL1
-        0xd518_1041, // msr CPACR_EL1, x1
-        0xd503_3fdf, // isb
-    ];
     let read = || -> Result<String, Fail> {
-        Ok(h.exec(&code, [0; 4])?
+        Ok(h.exec(&code::READ_SMCR, [0; 4])?
             .map_or("undefined".to_owned(), |x| format!("{:#x}", x[0])))
     };
     // The traps of a host that has run a guest are not those that it booted with.

@@ -2,9 +2,9 @@
 //! Each way into EL2 that a host can take at will, and what the trace says of it.
 
 use super::{alternate, by_cpu, demand, none_lost, times};
-use crate::hostile::Hostile;
 use crate::hostile::device::Access;
 use crate::hostile::facts::Map;
+use crate::hostile::{Hostile, code};
 use crate::ktap::note;
 use crate::tests::pin_to_cpu;
 use crate::tests::trace::remote::{Line, Remote, boot_time};
@@ -53,9 +53,11 @@ fn smc(h: &Hostile, imm: u64, function: u64) -> Result<(), String> {
     h.smc(imm, regs).map(drop).map_err(|e| format!("smc: {e}"))
 }
 
-/// `MRS x0, ID_AA64PFR1_EL1`, as the CPU has it.
+/// ID_AA64PFR1_EL1 as the CPU has it.
 fn features(h: &Hostile) -> Result<u64, String> {
-    let x = h.exec(&[0xd538_0420], [0; 4]).map_err(|e| e.to_string())?;
+    let x = h
+        .exec(&code::READ_ID_AA64PFR1, [0; 4])
+        .map_err(|e| e.to_string())?;
     x.map(|x| x[0])
         .ok_or_else(|| "the ID register is undefined".to_owned())
 }
@@ -96,16 +98,7 @@ pub fn reasons(remote: &Remote) -> Result<(), String> {
         return Ok(());
     }
     let unnamed = ["enter unknown", "exit eret_host"];
-    let smcr = [
-        0xd538_1041, // mrs x1, CPACR_EL1
-        0xb268_0422, // orr x2, x1, #(3 << 24)
-        0xd518_1042, // msr CPACR_EL1, x2
-        0xd503_3fdf, // isb
-        0xd538_12c0, // mrs x0, SMCR_EL1
-        0xd518_1041, // msr CPACR_EL1, x1
-        0xd503_3fdf, // isb
-    ];
-    expect(remote, "SMCR_EL1", &unnamed, || undefined(&h, &smcr))
+    expect(remote, "SMCR_EL1", &unnamed, || undefined(&h, &code::READ_SMCR))
 }
 
 /// A register of memory tagging, which EL2 keeps from a kernel without it.
