@@ -109,8 +109,10 @@ impl Esr {
     }
     /// Whether HPFAR_EL2 holds the faulting IPA (Arm ARM, HPFAR_EL2).
     fn sets_hpfar(self) -> bool {
-        // Cortex-A57 erratum 834220 reports stage-1 permission faults as stage-2 translation faults: walk again.
-        if has_cap::<{ CAP_WORKAROUND_834220 as u16 }>() && self.is_translation_fault() {
+        // Cortex-A57 erratum 834220 reports stage-1 permission faults as stage-2 translation faults: walk again. That is
+        // no fault of the walk itself, after which another walk would end where this one did, and the world below would
+        // run into it for ever.
+        if has_cap::<{ CAP_WORKAROUND_834220 as u16 }>() && self.is_translation_fault() && !self.is_s1ptw() {
             return false;
         }
         self.is_translation_fault()
@@ -282,5 +284,12 @@ mod tests {
             fault_info(esr(ec::DABT_LOW, 0x07)).unwrap().hpfar,
             0x90 | hpfar::NS
         );
+        // But on a walk: what was misreported is no fault of one, and translating again would fail as the walk did.
+        fake::set_reg(PAR_EL1, par::F);
+        assert_eq!(
+            fault_info(esr(ec::IABT_LOW, 0x07 | 1 << 7)).unwrap().hpfar,
+            0x1230 | hpfar::NS
+        );
+        assert_eq!(fault_info(esr(ec::DABT_LOW, 0x07)), None);
     }
 }
