@@ -28,10 +28,11 @@ fn tables_for(pages: u64) -> Option<u64> {
 const RECORD: u64 = 8;
 
 /// The first and the last-plus-one page, in units of pages of page records, that hold the records of the memory
-/// region of `bytes` bytes at `base`.
+/// region of `bytes` bytes at `base`. A region need not begin or end at a page: the last page is that of its end, and
+/// may be one more than its length says.
 pub fn record_pages(base: u64, bytes: u64) -> Option<(u64, u64)> {
     let start = (base >> PAGE_SHIFT).checked_mul(RECORD)?;
-    let end = start.checked_add((bytes >> PAGE_SHIFT).checked_mul(RECORD)?)?;
+    let end = (base.checked_add(bytes)? >> PAGE_SHIFT).checked_mul(RECORD)?;
     Some((start >> PAGE_SHIFT, end.div_ceil(PAGE_SIZE)))
 }
 
@@ -165,6 +166,25 @@ mod tests {
             carve(memory(used - 1), regions.into_iter(), 255 * 8, 32, 11),
             Err(Error::NoMemory)
         );
+    }
+
+    #[test]
+    fn the_last_whole_page_of_a_region_has_its_record() {
+        // The region begins in the middle of a page and ends with one whose record is the first in its page of records:
+        // its length alone has a page less.
+        let per_page = PAGE_SIZE / RECORD;
+        let (base, bytes) = (
+            per_page * PAGE_SIZE + PAGE_SIZE / 2,
+            per_page * PAGE_SIZE + PAGE_SIZE / 2,
+        );
+        let (first, end) = record_pages(base, bytes).unwrap();
+        let last = (base + bytes) / PAGE_SIZE - 1;
+        assert_eq!((first, end), (1, last / per_page + 1));
+        let (first, end) = record_pages(base, bytes + PAGE_SIZE).unwrap();
+        assert_eq!((first, end), (1, (last + 1) / per_page + 1));
+        assert_eq!(end, 3);
+        // And one that holds no whole page has none.
+        assert_eq!(record_pages(PAGE_SIZE / 4, PAGE_SIZE / 2), Some((0, 0)));
     }
 
     #[test]
