@@ -405,6 +405,20 @@ fn host_buffers_stop_before_and_resume_after_everything() {
 }
 
 #[test]
+fn a_guest_that_traces_itself_does_not_trace_the_next_one_in_protected_mode() {
+    let world = world();
+    fake::set_cap(CAP_KVM_PROTECTED_MODE as u16);
+    world.cpu.host.set_flags(1 << HOST_FLAG_EL1_TRACING_CONFIGURED);
+    fake::set_reg(TRFCR_EL1, 0x40);
+    // What the guest of the run before left.
+    world.cpu.host.set_trfcr_while_in_guest(0x3);
+    let (_, log) = world.run();
+    let inside = position(&log, Event::Mark("enter"));
+    assert_eq!(last_write(&log[..inside], TRFCR_EL1), 0);
+    assert_eq!(fake::reg(TRFCR_EL1), 0x40);
+}
+
+#[test]
 fn timers_trap_the_guest_and_not_the_host() {
     let world = world();
     for (hvhe, shift) in [(false, 0), (true, 10)] {
