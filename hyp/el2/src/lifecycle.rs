@@ -103,8 +103,15 @@ pub fn init_vm(
 ) -> Result<()> {
     // `pin` and `donate` check the addresses: only memory that the host shares, or owns, passes.
     let (kvm_va, host_pin) = pin(held, host_kvm.unchecked(), Kvm::SIZE)?;
+    let kvm_va = match nonnull(kvm_va) {
+        Ok(kvm_va) => kvm_va,
+        Err(error) => {
+            unpin(held, host_pin);
+            return Err(error);
+        }
+    };
     // SAFETY: pinned memory stays mapped until the pin is dropped, which is after the last use of the view.
-    let view = unsafe { Kvm::from_raw(nonnull(kvm_va)?) };
+    let view = unsafe { Kvm::from_raw(kvm_va) };
     match build_vm(held, view, host_pin, vm.unchecked(), pgd.unchecked()) {
         Ok(()) => Ok(()),
         Err((error, host_pin)) => {
