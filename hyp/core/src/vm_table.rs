@@ -97,11 +97,10 @@ pub struct Loaded<T: VmRef> {
 
 /// What a CPU must do with its TLB before a vCPU that was just loaded may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LocalTlb {
+enum LocalTlb {
     /// Nothing.
     Keep,
-    /// Another vCPU of the same VM ran here last: its stage-1 translations must not be seen by this one. Invalidate
-    /// this CPU's stage-1 entries of the VMID (VMALLE1) and its instruction cache (IALLU).
+    /// Another vCPU of the same VM ran here last, whose stage-1 translations this one must not see.
     Flush,
 }
 
@@ -302,7 +301,16 @@ impl<T: VmRef> VmTable<T> {
 
     /// Loads a vCPU on the CPU of `cpu`. `None`, and nothing changed, if that CPU has one loaded, the VM is not live,
     /// it has no such vCPU, or the vCPU is loaded elsewhere.
-    pub fn load(&mut self, cpu: &mut CpuState<T>, handle: u16, index: u32) -> Option<(Loaded<T>, LocalTlb)> {
+    ///
+    /// Where another vCPU of the VM ran on this CPU last, `flush` is called with the VM before the vCPU is anyone's to
+    /// run: it must invalidate this CPU's stage-1 entries of the VMID (VMALLE1) and its instruction cache (IALLU).
+    pub fn load(
+        &mut self,
+        cpu: &mut CpuState<T>,
+        handle: u16,
+        index: u32,
+        flush: impl FnOnce(T),
+    ) -> Option<Loaded<T>> {
         if cpu.loaded.is_some() {
             return None;
         }
@@ -325,8 +333,11 @@ impl<T: VmRef> VmTable<T> {
             vm,
             vcpu,
         };
+        if cpu.note_run(handle, index) == LocalTlb::Flush {
+            flush(vm);
+        }
         cpu.loaded = Some(loaded);
-        Some((loaded, cpu.note_run(handle, index)))
+        Some(loaded)
     }
 
     /// Unloads the vCPU of `cpu`, if any, and says which it was.

@@ -16,7 +16,7 @@ use pkvm_arch::vgic::{v3, v5};
 use pkvm_core::hcall::{ExitCode, HostCalls, Switch};
 use pkvm_core::mem::{self, Young};
 use pkvm_core::traps::{VM_FLAG_MTE, load_hcr};
-use pkvm_core::vm_table::{LocalTlb, VmKind};
+use pkvm_core::vm_table::VmKind;
 use pkvm_kernel::layout::*;
 use pkvm_kernel::{Kvm, Mmu, Vcpu, VgicV3, VgicV5};
 use pkvm_pgtable::HypAttrs;
@@ -545,9 +545,12 @@ impl HostCalls for Handlers<'_> {
     fn vcpu_load(&mut self, handle: Untrusted<u16>, vcpu_idx: Untrusted<u32>, hcr_el2: Untrusted<u64>) {
         let loaded = {
             let mut table = VMS.lock(self.held);
-            with_vcpus(|cpu| table.load(cpu, handle.unchecked(), vcpu_idx.unchecked()))
+            let flush = |vm: VmPtr| {
+                stage2::flush_cpu_context(Stage2::of(vm.kvm().mmu(), statics::kvm_arm_vmid_bits.get()));
+            };
+            with_vcpus(|cpu| table.load(cpu, handle.unchecked(), vcpu_idx.unchecked(), flush))
         };
-        let Some((loaded, tlb)) = loaded else { return };
+        let Some(loaded) = loaded else { return };
         let (vcpu, vm): (VcpuPtr, VmPtr) = (loaded.vcpu, loaded.vm);
         let view = vcpu.view();
         match vm.get().kind {
@@ -558,10 +561,6 @@ impl HostCalls for Handlers<'_> {
                     view.set_fgt(group, read, write);
                 }
             }
-        }
-        if tlb == LocalTlb::Flush {
-            // Another vCPU of the VM ran here, whose ASIDs may mean something else.
-            stage2::flush_cpu_context(Stage2::of(vm.kvm().mmu(), statics::kvm_arm_vmid_bits.get()));
         }
     }
 

@@ -242,9 +242,10 @@ fn step(table: &mut VmTable<Vm>, cpus: &mut [CpuState<Vm>], model: &mut Model, o
                 && model.state(h) == State::Live
                 && model.vm(h).unwrap().vcpu(index).is_some()
                 && !model.loads.contains(&Some((Model::index(h).unwrap(), index)));
-            let got = table.load(&mut cpus[cpu], h, index);
+            let mut flushed = None;
+            let got = table.load(&mut cpus[cpu], h, index, |vm| flushed = Some(vm));
             assert_eq!(got.is_some(), fits);
-            if let Some((loaded, tlb)) = got {
+            if let Some(loaded) = got {
                 let slot = loaded.handle.index();
                 assert_eq!(
                     (loaded.handle.raw(), loaded.index, loaded.vcpu),
@@ -252,9 +253,15 @@ fn step(table: &mut VmTable<Vm>, cpus: &mut [CpuState<Vm>], model: &mut Model, o
                 );
                 let last = model.last[cpu][slot].replace(index);
                 // A flush too many is allowed, one too few is not.
-                assert!(tlb == LocalTlb::Flush || last.is_none_or(|last| last == index));
-                assert!(tlb == LocalTlb::Keep || last != Some(index), "needless flush");
+                assert!(flushed.is_some() || last.is_none_or(|last| last == index));
+                assert!(flushed.is_none() || last != Some(index), "needless flush");
+                assert!(
+                    flushed.is_none_or(|vm| core::ptr::eq(vm, loaded.vm)),
+                    "another VM's"
+                );
                 model.loads[cpu] = Some((slot, index));
+            } else {
+                assert!(flushed.is_none(), "a load that failed did something");
             }
         }
         Op::Unload(cpu) => {
@@ -356,14 +363,12 @@ fn siblings_that_alternate_on_a_cpu_flush_and_one_that_stays_does_not() {
     }
     table.put(held);
     let mut run = |index| {
-        let (_, tlb) = table.load(&mut cpu, handle, index).unwrap();
+        let mut flushed = false;
+        table.load(&mut cpu, handle, index, |_| flushed = true).unwrap();
         table.unload(&mut cpu);
-        tlb
+        flushed
     };
-    assert_eq!([0, 0, 1, 1, 0].map(&mut run), {
-        use LocalTlb::{Flush, Keep};
-        [Keep, Keep, Flush, Keep, Flush]
-    });
+    assert_eq!([0, 0, 1, 1, 0].map(&mut run), [false, false, true, false, true]);
 }
 
 #[test]
@@ -385,7 +390,7 @@ fn a_loaded_vcpu_is_found_by_its_kind_only() {
     let held = table.get_live(handle).unwrap();
     table.register_vcpu(&held, 0, 0).unwrap();
     assert!(cpu.loaded_of(VmKind::Normal).is_err());
-    table.load(&mut cpu, handle, 0).unwrap();
+    table.load(&mut cpu, handle, 0, |_| ()).unwrap();
     assert!(cpu.loaded_of(VmKind::Normal).is_ok());
     assert_eq!(cpu.loaded_of(VmKind::Protected).map(|_| ()), Err(Error::Invalid));
     table.put(held);
