@@ -501,7 +501,7 @@ Reading the C object's source against the specification left a list of cases in 
 keep a page for ever, or slip an argument past a check. Each became a test of its own, with a boot of its own
 (``pkvm-runner --suite judgements``), and ran first on the kernel's C object: the table says what each case did
 there, in the words of the test or, where the machine died, of the line with which it died. The last column is the
-same run on the Rust object.
+same on the Rust object, where it may have been run on more CPU models.
 
 Where the C object's machine had \"no end, CPUs at EL2\", it stopped at a check that failed while EL2 held the lock of
 the host's stage 2: the host, told to report the death, touched memory that was not mapped yet, and its abort waits at

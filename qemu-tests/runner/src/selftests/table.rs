@@ -378,10 +378,11 @@ Why tests fail
 ";
 
 const ARGUMENTS: &str = "
-Tests that are made smaller
-===========================
+Tests that are changed
+======================
 
-The others run as they are. These end in bearable time on an emulated machine only with these arguments, or built so:
+The others run as they are. These end in bearable time on an emulated machine, or do not end at their first assertion,
+only with these arguments, or built so:
 ";
 
 #[cfg(test)]

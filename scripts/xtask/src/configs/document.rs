@@ -32,7 +32,8 @@ emulated CPU minutes, with either EL2.
 ``scripts/configs NAME...`` takes the configurations that are named, ``--list`` says what there is, ``--object`` builds
 and checks the EL2 object alone (``--hyp c``: builds the C object, for its size), and ``--write`` writes this file from
 what the last runs left in the build directories (``~/.cache/pkvm-rs/build/NAME-rust``). ``scripts/test`` checks the
-objects of two of them, and ``scripts/test --full`` runs them all. Options that make a configuration are in
+objects of two of them, and ``scripts/test --full`` runs them all. What it boots itself has no line here: 4 KiB pages,
+52-bit addresses, EL2's debug mode and modules (``kernel-glue/qemu.config``). Options that make a configuration are in
 ``kernel-glue/configs/``; an option that Kconfig would drop without a word fails the build.
 
 ";
