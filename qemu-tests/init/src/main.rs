@@ -29,6 +29,11 @@ fn main() -> ExitCode {
             };
             tests::run(name, &words[3..])
         }
+        _ if words.first().is_some_and(|name| name == "/sbin/modprobe") => {
+            tests::take_off_line();
+            // There is no module.
+            ExitCode::FAILURE
+        }
         _ if std::process::id() == 1 => init(&words[1..]),
         _ => {
             eprintln!("usage: init --test NAME (or as PID 1 of a kernel)");

@@ -57,6 +57,8 @@ pub struct Needs {
     pub full: bool,
     /// The kernel's own KVM selftests are in the initramfs.
     pub kernel_tests: bool,
+    /// `init` is `/sbin/modprobe` as well, for what it does before the system is up.
+    pub modprobe: bool,
     /// Only when it is named.
     pub on_request: bool,
 }

@@ -19,7 +19,7 @@ struct CFails {
 
 /// In protected mode a guest takes a virtual SError again and again, a process that ran a guest has lost its keys of
 /// pointer authentication, EL2 stamps its trace with the virtual counter of the guest whose vCPU is loaded, and panics
-/// where a host lends a page too often.
+/// where a host lends a page too often. A CPU that was off line when the host lost its privileges keeps them.
 const C_FAILS: &[CFails] = &[
     CFails {
         suite: "features",
@@ -40,6 +40,11 @@ const C_FAILS: &[CFails] = &[
         suite: "vm",
         test: "keys",
         how: &["a process has its own keys after it ran a"],
+    },
+    CFails {
+        suite: "modes",
+        test: "missed-cpu",
+        how: &["it reads EL2's memory"],
     },
     CFails {
         suite: "trace-nvhe",

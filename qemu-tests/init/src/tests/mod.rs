@@ -11,6 +11,8 @@ mod power;
 mod tables;
 mod trace;
 
+pub use modes::take_off_line;
+
 use crate::ktap::Sub;
 use crate::supervise::SKIP;
 use std::process::ExitCode;
@@ -60,6 +62,8 @@ const TESTS: &[(&str, Test)] = &[
     ("stub", modes::stub),
     ("late-cpu", modes::late_cpu),
     ("host-mte", guests::host_mte),
+    ("gic-traps", modes::gic_traps),
+    ("missed-cpu", modes::missed_cpu),
     ("replugged-cpu", modes::replugged_cpu),
     ("judgement", judgements::run),
     ("bad-input", badinput::run),

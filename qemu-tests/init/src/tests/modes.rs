@@ -57,6 +57,15 @@ pub fn mode(_: &mut Sub, words: &[String]) -> Outcome {
     }
 }
 
+/// The kernel has guests' accesses to both groups and to the common registers of the GIC's CPU interface trapped.
+pub fn gic_traps(_: &mut Sub, _: &[String]) -> Outcome {
+    let log = kernel_log()?;
+    match log.iter().find(|l| l.contains("GICv3 sysreg trapping enabled")) {
+        Some(line) if line.contains("[G0G1C]") => Ok(()),
+        other => Err(Fail::Because(format!("the kernel said: {other:?}"))),
+    }
+}
+
 /// Switches a CPU of the host on or off.
 fn switch(cpu: usize, on: bool) -> Result<(), String> {
     let file = format!("/sys/devices/system/cpu/cpu{cpu}/online");
@@ -85,6 +94,42 @@ pub fn late_cpu(_: &mut Sub, _: &[String]) -> Outcome {
         note(&format!("CPU 1 does not come up: {why}"));
         return Ok(());
     }
+    super::pin_to_cpu(1)?;
+    refused(&h, page)
+}
+
+/// What `/sbin/modprobe` is here: takes CPU 1 off line while the kernel boots and waits for this to end. The kernel's log is
+/// all that it can speak to.
+pub fn take_off_line() {
+    let what = match crate::system::mount_all().and_then(|()| switch(1, false)) {
+        Ok(()) => OFF_LINE.to_owned(),
+        Err(error) => format!("modprobe: {error}"),
+    };
+    // The test misses the line.
+    let _ = std::fs::write("/dev/kmsg", what + "\n");
+}
+
+/// What it then says.
+const OFF_LINE: &str = "modprobe: CPU 1 is off line";
+
+/// J37: a CPU that KVM knows was off line when the host lost its privileges, and comes back. It must not run the host
+/// without stage 2 either.
+pub fn missed_cpu(_: &mut Sub, _: &[String]) -> Outcome {
+    let log = kernel_log()?;
+    let line = |words: &str| log.iter().position(|l| l.contains(words));
+    let order = [
+        line("VHE mode initialized successfully"),
+        line(OFF_LINE),
+        line("Run /init as init process"),
+    ];
+    if !order.is_sorted() || order.contains(&None) {
+        return Err(Fail::Because(format!(
+            "no CPU went off line between KVM's start and init's: {order:?}"
+        )));
+    }
+    let h = Hostile::open().map_err(|e| format!("/dev/hostile: {e}"))?;
+    let page = hidden_memory(&h)?;
+    switch(1, true)?;
     super::pin_to_cpu(1)?;
     refused(&h, page)
 }
