@@ -38,7 +38,7 @@ pub use ctxt::{read_par, safe_pstate};
 pub use exit::{ExitCode, GuestExits, Resume};
 pub use fp::FpOwner;
 pub use stage2::Stage2;
-pub use traps::{guest_hcr, sanitise_mdcr};
+pub use traps::guest_hcr;
 
 /// What belongs to the CPU that runs this, and two system constants that only the final link knows.
 #[derive(Clone, Copy, Debug)]

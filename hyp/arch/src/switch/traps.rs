@@ -278,16 +278,6 @@ pub(super) fn deactivate(cpu: &Cpu, guest: &Guest) {
     unsafe { write_own::<VBAR_EL2>(cpu.host_vectors) };
 }
 
-/// MDCR_EL2 for a protected VM's vCPU. The host may take less than it asks for, never more: the traps in `minimum`
-/// are set whatever it wants, only bits that EL1 has reason to set are taken over, the profiling and trace buffers
-/// stay with their minimum, and the guest counts no more counters than the CPU has.
-pub fn sanitise_mdcr(host: u64, minimum: u64, event_counters: u64) -> u64 {
-    const TRAPS: u64 =
-        mdcr::TPM | mdcr::TPMCR | mdcr::TDRA | mdcr::TDOSA | mdcr::TDA | mdcr::TDE | mdcr::TTRF | mdcr::TPMS;
-    let counters = (host & mdcr::HPMN).min(event_counters);
-    (host & TRAPS) | (minimum & !mdcr::HPMN) | counters
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,15 +291,6 @@ mod tests {
         assert_eq!(guest_hcr(0, hcr::E2H), hcr::VM | hcr::E2H);
         fake::set_cap(CAP_WORKAROUND_CAVIUM_TX2_219_TVM as u16);
         assert_eq!(guest_hcr(0, 0), hcr::VM | hcr::TVM);
-    }
-
-    #[test]
-    fn mdcr_keeps_its_traps_and_counters_in_range() {
-        let minimum = mdcr::TDE | mdcr::TDA;
-        assert_eq!(sanitise_mdcr(u64::MAX, minimum, 6) & mdcr::HPMN, 6);
-        assert_eq!(sanitise_mdcr(0, minimum, 6), minimum);
-        assert_eq!(sanitise_mdcr(u64::MAX, 0, 31) & mdcr::E2PB, 0);
-        assert_eq!(sanitise_mdcr(mdcr::TPM | 4, 0, 6), mdcr::TPM | 4);
     }
 
     #[test]

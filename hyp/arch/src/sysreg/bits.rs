@@ -138,16 +138,8 @@ fields! {
     /// Monitor Debug Configuration Register of EL2.
     mdcr {
         HPMN = super::mask(4, 0);
-        TPMCR = super::bit(5);
-        TPM = super::bit(6);
         HPME = super::bit(7);
-        TDE = super::bit(8);
-        TDA = super::bit(9);
-        TDOSA = super::bit(10);
-        TDRA = super::bit(11);
         E2PB = super::mask(13, 12);
-        TPMS = super::bit(14);
-        TTRF = super::bit(19);
         E2TB = super::mask(25, 24);
     }
     /// Saved Program Status Register, AArch64 and the fields AArch32 shares.
