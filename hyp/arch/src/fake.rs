@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::vec::Vec;
 
-use crate::sysreg::Enc;
+use crate::sysreg::{Enc, PAR_EL1};
 
 /// Something the code under test did to the fake hardware.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,8 @@ pub enum Event {
     Cache(&'static str, u64, u64),
     /// An SMC and its function id.
     Smc(u64),
+    /// An address translation instruction and its address.
+    At(&'static str, u64),
     /// A point that the test itself marked.
     Mark(&'static str),
 }
@@ -36,6 +38,7 @@ struct State {
     keys: HashSet<&'static str>,
     log: Vec<Event>,
     smc: Option<fn(&mut [u64; 18])>,
+    at: Option<fn(u64) -> Option<u64>>,
     exits: VecDeque<(u64, fn())>,
     tpidr_el2: u64,
 }
@@ -78,6 +81,12 @@ pub fn set_smc(handler: fn(&mut [u64; 18])) {
     with(|state| state.smc = Some(handler));
 }
 
+/// What answers address translations: it gives the value of PAR_EL1 for an address, or nothing where the walk takes an
+/// exception. Without one every walk is done and leaves PAR_EL1 as it is.
+pub fn set_at(walk: fn(u64) -> Option<u64>) {
+    with(|state| state.at = Some(walk));
+}
+
 /// Makes the next entry to a guest end with this exit code. Without any in the queue it ends by an interrupt.
 pub fn queue_exit(code: u64) {
     queue_exit_with(code, || {});
@@ -118,6 +127,21 @@ pub(crate) fn write_reg(enc: Enc, value: u64) {
         state.regs.insert(enc, value);
         state.log.push(Event::Write(enc, value));
     });
+}
+
+/// Does an address translation. False where it takes an exception.
+pub(crate) fn translate(instruction: &'static str, va: u64) -> bool {
+    log(Event::At(instruction, va));
+    let Some(walk) = with(|state| state.at) else {
+        return true;
+    };
+    match walk(va) {
+        Some(par) => {
+            set_reg(PAR_EL1, par);
+            true
+        }
+        None => false,
+    }
 }
 
 pub(crate) fn has_cap(cap: u16) -> bool {

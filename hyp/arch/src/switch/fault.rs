@@ -161,6 +161,13 @@ fn translate(va: u64) -> Option<u64> {
     (par & par::F == 0).then_some((par & mask(51, 12)) >> 8)
 }
 
+/// Whether the walk must be AT S1E1A, which checks no permissions: with permission overlays AT S1E1R could fail where the
+/// access did not.
+#[inline(always)]
+fn walks_without_permissions() -> bool {
+    has_cap::<{ CAP_HAS_S1POE as u16 }>()
+}
+
 /// Translates `va` for a read at EL1 into PAR_EL1. False where the walk took an exception to EL2, which is an external
 /// abort on the tables.
 fn translate_stage1(va: u64) -> bool {
@@ -196,8 +203,7 @@ fn translate_stage1(va: u64) -> bool {
                 }
             };
         }
-        // With permission overlays a plain read could fail where the access did not: AT S1E1A checks none.
-        if has_cap::<{ CAP_HAS_S1POE as u16 }>() {
+        if walks_without_permissions() {
             at!("sys #0, c7, c9, #2, {va}");
         } else {
             at!("sys #0, c7, c8, #0, {va}");
@@ -206,8 +212,12 @@ fn translate_stage1(va: u64) -> bool {
     }
     #[cfg(not(target_os = "none"))]
     {
-        let _ = va;
-        true
+        let instruction = if walks_without_permissions() {
+            "s1e1a"
+        } else {
+            "s1e1r"
+        };
+        crate::fake::translate(instruction, va)
     }
 }
 
@@ -254,16 +264,37 @@ mod tests {
 
     #[test]
     fn a_permission_fault_is_translated_and_par_is_put_back() {
-        fake::reset();
-        fake::set_reg(PAR_EL1, 0xff00_0000_4567_8b80);
-        let info = fault_info(esr(ec::DABT_LOW, 0x0f)).unwrap();
-        assert_eq!(info.hpfar, 0x45_6780 | hpfar::NS);
-        assert_eq!(
-            fake::take_log(),
-            [fake::Event::Write(PAR_EL1, 0xff00_0000_4567_8b80)]
-        );
-        fake::set_reg(PAR_EL1, par::F);
-        assert_eq!(fault_info(esr(ec::DABT_LOW, 0x0f)), None);
+        // The walk without overlays checks that the page may be read, the other checks nothing.
+        for (overlays, instruction) in [(false, "s1e1r"), (true, "s1e1a")] {
+            fake::reset();
+            if overlays {
+                fake::set_cap(CAP_HAS_S1POE as u16);
+            }
+            fake::set_reg(FAR_EL2, 0x40_0123_4567);
+            fake::set_reg(PAR_EL1, 0x1234);
+            fake::set_at(|_| Some(0xff00_0000_4567_8b80));
+            let info = fault_info(esr(ec::DABT_LOW, 0x0f)).unwrap();
+            assert_eq!(info.hpfar, 0x45_6780 | hpfar::NS);
+            assert_eq!(
+                fake::take_log(),
+                [
+                    fake::Event::At(instruction, 0x40_0123_4567),
+                    fake::Event::Write(PAR_EL1, 0x1234)
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn an_abort_whose_address_leads_nowhere_any_more_is_run_again() {
+        // The walk may end in a fault, which PAR_EL1 tells, or in an abort of EL2's.
+        for walk in [(|_| Some(par::F)) as fn(u64) -> Option<u64>, |_| None] {
+            fake::reset();
+            fake::set_reg(PAR_EL1, 0x1000);
+            fake::set_at(walk);
+            assert_eq!(fault_info(esr(ec::DABT_LOW, 0x0f)), None);
+            assert_eq!(fake::reg(PAR_EL1), 0x1000);
+        }
     }
 
     #[test]
