@@ -15,7 +15,7 @@ use pkvm_arch::alt::{has_cap, kern_hyp_va};
 use pkvm_arch::barrier;
 use pkvm_arch::inject::{self, Mte};
 use pkvm_arch::switch::{self, Cpu, ExitCode, Guest, GuestExits, Resume, Stage2, copy, fault, fp};
-use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, SVCR, VBAR_EL2, read, read_el2, write_el2, write_own};
+use pkvm_arch::sysreg::{ELR_EL2, ESR_EL2, FAR_EL2, VBAR_EL2, read_el2, write_el2, write_own};
 use pkvm_core::guest_hvc::{self, Decision, ShareReply};
 use pkvm_core::idreg::{Feature, IdRegs};
 use pkvm_core::sysreg::{self, Trap};
@@ -79,10 +79,7 @@ pub fn vcpu_run(held: &mut Held<Root>, loaded: Option<VcpuPtr>, addr: u64) -> Re
         // which it dies.
         return Ok(hcall::ExitCode(ExitCode::ILLEGAL.0 as u32));
     }
-    if CONFIG_SME != 0 && has_cap::<{ CAP_SME as u16 }>() && read::<SVCR>() != 0 {
-        // No guest has SME, so the kernel never runs one with streaming state live.
-        return Err(Error::Invalid);
-    }
+    fp::check_host_state()?;
     flush(vcpu);
     let guest = protected_guest(vcpu);
     fp::begin_protected_run(&cpu);

@@ -88,7 +88,6 @@ pub const CONFIG_PSEUDO_NMI: u64 = 0_i128 as u64;
 pub const CONFIG_PTR_AUTH: u64 = 1_i128 as u64;
 pub const CONFIG_PTR_AUTH_KERNEL: u64 = 0_i128 as u64;
 pub const CONFIG_RANDOMIZE_BASE: u64 = 0_i128 as u64;
-pub const CONFIG_SME: u64 = 0_i128 as u64;
 pub const CONFIG_SVE: u64 = 1_i128 as u64;
 pub const CONFIG_VA_BITS: u64 = 52_i128 as u64;
 pub const CTXT_FP_REGS: u64 = 304_i128 as u64;

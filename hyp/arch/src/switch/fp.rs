@@ -10,6 +10,7 @@
 
 use pkvm_kernel::layout::*;
 use pkvm_kernel::{Context, HostData};
+use pkvm_types::{Error, Result};
 
 use super::{Cpu, Feature, Guest, traps};
 use crate::alt::{has_cap, kern_hyp_va};
@@ -323,6 +324,17 @@ pub(super) fn save_fpexc(cpu: &Cpu, guest: &Guest) {
             .vcpu
             .ctxt()
             .set_sys_reg(SR_FPEXC32_EL2, read::<FPEXC32_EL2>());
+    }
+}
+
+/// Protected mode, before anything of a run is done: refuses it while the host has streaming mode or ZA on, with
+/// [`Error::Invalid`]. No guest has SME, so the kernel never runs a vCPU with that state live, and EL2 would neither save
+/// it nor give it back.
+pub fn check_host_state() -> Result<()> {
+    if has_cap::<{ CAP_SME as u16 }>() && read::<SVCR>() != 0 {
+        Err(Error::Invalid)
+    } else {
+        Ok(())
     }
 }
 
