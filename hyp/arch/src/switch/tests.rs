@@ -8,6 +8,12 @@ use std::vec::Vec;
 use super::*;
 use crate::fake::{self, Event};
 
+mod aarch32;
+mod buffers;
+mod counters;
+mod fp_owner;
+mod optional;
+
 /// Memory for one kernel structure.
 struct Memory(Vec<u64>);
 
@@ -68,6 +74,12 @@ impl World {
         // SAFETY: no stage 2 translates anything here, and there are no offsets and no SVE.
         unsafe { Guest::new(self.vcpu, self.vm, STAGE2) }
     }
+    /// Runs the vCPU, and gives what was done before its first entry and what was done after.
+    fn run_apart(&self) -> (Vec<Event>, Vec<Event>) {
+        let (_, mut before) = self.run();
+        let after = before.split_off(position(&before, Event::Mark("enter")));
+        (before, after)
+    }
     fn run(&self) -> (ExitCode, Vec<Event>) {
         let code = run(&self.cpu, &self.guest(), &mut Policy::default());
         (code, fake::take_log())
@@ -108,14 +120,16 @@ fn position(log: &[Event], event: Event) -> usize {
         .unwrap_or_else(|| panic!("no {event:?}"))
 }
 
+/// The value that was written to `reg` last, if it was written at all.
+fn written(log: &[Event], reg: Enc) -> Option<u64> {
+    log.iter().rev().find_map(|event| match event {
+        Event::Write(other, value) if *other == reg => Some(*value),
+        _ => None,
+    })
+}
+
 fn last_write(log: &[Event], reg: Enc) -> u64 {
-    log.iter()
-        .rev()
-        .find_map(|event| match event {
-            Event::Write(other, value) if *other == reg => Some(*value),
-            _ => None,
-        })
-        .unwrap_or_else(|| panic!("no write of {:?}", name(reg)))
+    written(log, reg).unwrap_or_else(|| panic!("no write of {:?}", name(reg)))
 }
 
 fn protect(world: &World) {
@@ -345,101 +359,4 @@ fn policy_sees_protected_exits_only() {
     assert_eq!((code, policy.restricted), (ExitCode::IRQ, 1));
     let (code, policy) = trap_once(&world, fault::ec::SYS64);
     assert_eq!((code, policy.sysregs), (ExitCode::TRAP, 1));
-}
-
-#[test]
-fn fp_registers_change_hands_at_the_first_use() {
-    let world = world();
-    fake::set_cap(CAP_HAS_FPSIMD as u16);
-    protect(&world);
-    fp::begin_protected_run(&world.cpu);
-    fake::set_reg(FPCR, 0x11);
-    world.vcpu.ctxt();
-    let (code, _) = trap_once(&world, fault::ec::FP_ASIMD);
-    assert_eq!(code, ExitCode::IRQ);
-    assert_eq!(FpOwner::of(world.cpu.host), FpOwner::Guest);
-    assert_eq!(fake::reg(FPCR), 0);
-    fake::set_reg(FPCR, 0x22);
-    fp::end_protected_run(&world.cpu, &world.guest());
-    assert_eq!(FpOwner::of(world.cpu.host), FpOwner::Host);
-    assert_eq!(fake::reg(FPCR), 0x11);
-}
-
-#[test]
-fn host_buffers_stop_before_and_resume_after_everything() {
-    let world = world();
-    world
-        .cpu
-        .host
-        .set_flags(1 << HOST_FLAG_HAS_SPE | 1 << HOST_FLAG_TRBE_ENABLED | 1 << HOST_FLAG_HAS_BRBE);
-    for (reg, value) in [
-        (PMBLIMITR_EL1, 0x1001),
-        (PMSCR_EL1, 0x33),
-        (TRBLIMITR_EL1, 0x2001),
-        (TRFCR_EL1, 0x3),
-        (BRBCR_EL1, 0x1),
-    ] {
-        fake::set_reg(reg, value);
-    }
-    let (_, log) = world.run();
-    let first_el1 = position(&log, Event::Write(TTBR0_EL1, 0));
-    for reg in [PMBLIMITR_EL1, PMSCR_EL1, TRBLIMITR_EL1, TRFCR_EL1, BRBCR_EL1] {
-        assert!(
-            position(&log, Event::Write(reg, 0)) < first_el1,
-            "{:?}",
-            name(reg)
-        );
-    }
-    let drained = position(&log, Event::Barrier("psb csync"));
-    assert!(drained < position(&log, Event::Write(PMBLIMITR_EL1, 0)));
-    assert_eq!(log[drained + 1], Event::Dsb("nsh"));
-    let last_el1 = log
-        .iter()
-        .rposition(|e| matches!(e, Event::Write(TTBR0_EL1, _)))
-        .unwrap();
-    assert!(last_el1 < position(&log, Event::Write(PMBLIMITR_EL1, 0x1001)));
-    assert!(last_el1 < position(&log, Event::Write(TRBLIMITR_EL1, 0x2001)));
-    assert_eq!(fake::reg(PMSCR_EL1), 0x33);
-    assert_eq!(fake::reg(TRFCR_EL1), 0x3);
-    assert_eq!(fake::reg(BRBCR_EL1), 0x1);
-}
-
-#[test]
-fn a_guest_that_traces_itself_does_not_trace_the_next_one_in_protected_mode() {
-    let world = world();
-    fake::set_cap(CAP_KVM_PROTECTED_MODE as u16);
-    world.cpu.host.set_flags(1 << HOST_FLAG_EL1_TRACING_CONFIGURED);
-    fake::set_reg(TRFCR_EL1, 0x40);
-    // What the guest of the run before left.
-    world.cpu.host.set_trfcr_while_in_guest(0x3);
-    let (_, log) = world.run();
-    let inside = position(&log, Event::Mark("enter"));
-    assert_eq!(last_write(&log[..inside], TRFCR_EL1), 0);
-    assert_eq!(fake::reg(TRFCR_EL1), 0x40);
-}
-
-#[test]
-fn timers_trap_the_guest_and_not_the_host() {
-    let world = world();
-    for (hvhe, shift) in [(false, 0), (true, 10)] {
-        if hvhe {
-            fake::set_cap(CAP_KVM_HVHE as u16);
-        }
-        fake::set_reg(CNTHCTL_EL2, (cnthctl::EL1PCTEN | cnthctl::EL1PCEN) << shift);
-        let (_, log) = world.run();
-        let inside = position(&log, Event::Mark("enter"));
-        assert_eq!(
-            last_write(&log[..inside], CNTHCTL_EL2),
-            cnthctl::EL1PCTEN << shift
-        );
-        assert_eq!(
-            fake::reg(CNTHCTL_EL2),
-            (cnthctl::EL1PCTEN | cnthctl::EL1PCEN) << shift
-        );
-    }
-    let offset = 5u64;
-    world.vcpu.set_ptimer_vm_offset(&raw const offset as u64);
-    let (_, log) = world.run();
-    let inside = position(&log, Event::Mark("enter"));
-    assert_eq!(last_write(&log[..inside], CNTHCTL_EL2), 0);
 }
