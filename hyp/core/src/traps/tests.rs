@@ -147,6 +147,19 @@ proptest! {
     }
 
     #[test]
+    fn no_vm_of_protected_mode_has_tags(flags: u64, asked: u64, cpu: u32, host: u64, normal: bool) {
+        // HCR_EL2.ATA. The host's wish of it counts in the other mode alone, where its own structure runs.
+        const ATA: u64 = 1 << 56;
+        let kind = if normal { VmKind::Normal } else { VmKind::Protected };
+        let cpu = Cpu::from_bits_truncate(cpu);
+        let vm = VmFeatures::from_host(kind, flags | VM_FLAG_MTE, asked, cpu);
+        let hcr = initial_hcr(kind, cpu, &vm, true, &IDS);
+        prop_assert_eq!(hcr & ATA, 0);
+        prop_assert_eq!(run_hcr(kind, hcr, host | ATA) & ATA, 0);
+        prop_assert_eq!(load_hcr(hcr, host | ATA) & ATA, 0);
+    }
+
+    #[test]
     fn a_protected_vm_gets_psci_and_pointer_authentication_at_most(flags: u64, asked: u64, cpu: u32) {
         let cpu = Cpu::from_bits_truncate(cpu);
         let vm = VmFeatures::from_host(VmKind::Protected, flags, asked, cpu);
