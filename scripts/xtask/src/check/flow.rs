@@ -3,7 +3,7 @@
 //! Assembler is left out where it says so itself; what the kernel does not ask for is not looked at.
 
 use super::object::Elf;
-use super::{Outcome, stack, verdict};
+use super::{Outcome, configured, stack, verdict};
 use crate::kernel::Kernel;
 use crate::sh::{self, cmd};
 
@@ -17,7 +17,7 @@ const ASSEMBLER: [&str; 3] = [".idmap.text", ".text.entry", ".text.vectors"];
 /// One line: a file is missing.
 pub fn run(kernel: &Kernel, el2: &Elf, linked: &Elf, entered: &[String]) -> Result<Vec<Outcome>, String> {
     let config = sh::read(&kernel.dir.join(".config"))?;
-    let has = |option: &str| config.lines().any(|l| l == format!("CONFIG_{option}=y"));
+    let has = |option: &str| configured(&config, option);
     let mut outcomes = Vec::new();
     if has("CFI") {
         outcomes.push(Outcome {

@@ -7,6 +7,8 @@ mod a64;
 mod flow;
 mod object;
 mod stack;
+mod tags;
+mod vectors;
 
 use crate::kernel::{self, Kernel};
 use crate::paths;
@@ -66,6 +68,11 @@ pub struct Outcome {
 }
 
 type Verdict = Result<String, Vec<String>>;
+
+/// Whether the kernel was configured with an option, by its name without `CONFIG_`.
+fn configured(config: &str, option: &str) -> bool {
+    config.lines().any(|l| l == format!("CONFIG_{option}=y"))
+}
 
 fn verdict(problems: Vec<String>, remark: String) -> Verdict {
     if problems.is_empty() {
@@ -128,6 +135,8 @@ pub fn run(kernel: &Kernel) -> Result<Vec<Outcome>, String> {
             result: stack_depth(&linked, &indirect)?,
         },
     ];
+    outcomes.push(vectors::run(kernel, &linked)?);
+    outcomes.extend(tags::run(kernel, &linked)?);
     let entered: Vec<String> = entered.into_iter().collect();
     outcomes.extend(flow::run(kernel, &el2, &linked, &entered)?);
     Ok(outcomes)
@@ -429,28 +438,25 @@ fn record_counts(inputs: &[PathBuf], linked: &Elf) -> Result<Verdict, String> {
 
 /// An alternative replaces as many bytes as it has, unless a callback writes them.
 fn alternatives(linked: &Elf) -> Verdict {
-    let Some(table) = linked.section(".altinstructions") else {
+    let records = linked.alternatives();
+    if records.is_empty() {
         return Err(vec!["there are none".into()]);
-    };
-    let mut problems = Vec::new();
-    let mut callbacks = 0;
-    for (index, record) in table.data.chunks_exact(12).enumerate() {
-        let &[_, _, _, _, _, _, _, _, low, high, old, new] = record else {
-            continue;
-        };
-        let cap = u16::from_le_bytes([low, high]);
-        let callback = cap >> 15 == 1;
-        callbacks += u32::from(callback);
-        if old == 0 || old % 4 != 0 || (callback && new != 0) || (!callback && old != new) {
-            problems.push(format!(
-                "record {index}, capability {}: {old} bytes become {new}",
-                cap & 0x7fff
-            ));
-        }
     }
+    let problems = records
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.old == 0 || r.old % 4 != 0 || r.new != if r.callback { 0 } else { r.old })
+        .map(|(index, r)| {
+            format!(
+                "record {index}, capability {}: {} bytes become {}",
+                r.cap, r.old, r.new
+            )
+        })
+        .collect();
+    let callbacks = records.iter().filter(|r| r.callback).count();
     verdict(
         problems,
-        format!("{} records, {callbacks} by callback", table.data.len() / 12),
+        format!("{} records, {callbacks} by callback", records.len()),
     )
 }
 

@@ -22,7 +22,7 @@ pub struct Reloc {
 }
 
 /// A section.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Section {
     /// Its name.
     pub name: String,
@@ -51,7 +51,27 @@ pub struct Function {
     pub end: u64,
 }
 
+/// A record of `.altinstructions`: instructions that EL1 rewrites when it patches the kernel.
+#[derive(Clone, Debug)]
+pub struct Alternative {
+    /// The section and byte of the first of them.
+    pub place: Option<(usize, u64)>,
+    /// The symbol that their replacement is in, or that of the function that writes them.
+    pub symbol: String,
+    /// The section and byte of the replacement.
+    pub replacement: Option<(usize, u64)>,
+    /// The number of the capability that decides.
+    pub cap: u16,
+    /// Whether a function of EL1 writes them.
+    pub callback: bool,
+    /// Bytes of the instructions.
+    pub old: u8,
+    /// Bytes of the replacement.
+    pub new: u8,
+}
+
 /// The object.
+#[derive(Default)]
 pub struct Elf {
     /// Sections by their ELF number.
     pub sections: BTreeMap<usize, Section>,
@@ -62,7 +82,7 @@ pub struct Elf {
     /// Names of source files, from the symbol table.
     pub files: Vec<String>,
     /// Begins of data in executable sections, and of code again: (section, byte, is code).
-    marks: Vec<(usize, u64, bool)>,
+    pub marks: Vec<(usize, u64, bool)>,
 }
 
 impl Elf {
@@ -77,13 +97,7 @@ impl Elf {
         if file.elf_header().e_type(LittleEndian) != elf::ET_REL {
             return Err(error(&"is not relocatable"));
         }
-        let mut this = Self {
-            sections: BTreeMap::new(),
-            functions: Vec::new(),
-            undefined: Vec::new(),
-            files: Vec::new(),
-            marks: Vec::new(),
-        };
+        let mut this = Self::default();
         for section in file.sections() {
             let flags = section.elf_section_header().sh_flags(LittleEndian);
             let mut relocs = Vec::new();
@@ -214,6 +228,45 @@ impl Elf {
     /// A section by its name.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.values().find(|s| s.name == name)
+    }
+
+    /// The function of this name, as its section and first byte.
+    pub fn symbol(&self, name: &str) -> Option<(usize, u64)> {
+        let function = self.functions.iter().find(|f| f.name == name)?;
+        Some((function.section, function.start))
+    }
+
+    /// The instruction at a place.
+    pub fn word(&self, (section, at): (usize, u64)) -> Option<u32> {
+        let data = &self.sections.get(&section)?.data;
+        let bytes = data.get(usize::try_from(at).ok()?..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
+    /// The records of instructions that EL1 rewrites.
+    pub fn alternatives(&self) -> Vec<Alternative> {
+        let Some(table) = self.section(".altinstructions") else {
+            return Vec::new();
+        };
+        let relocs: BTreeMap<u64, &Reloc> = table.relocs.iter().map(|r| (r.offset, r)).collect();
+        let (records, _) = table.data.as_chunks::<12>();
+        (0u64..)
+            .step_by(12)
+            .zip(records)
+            .map(|(at, &[.., low, high, old, new])| {
+                let word = u16::from_le_bytes([low, high]);
+                let by = relocs.get(&(at + 4));
+                Alternative {
+                    place: relocs.get(&at).and_then(|r| r.target),
+                    symbol: by.map_or_else(String::new, |r| r.symbol.clone()),
+                    replacement: by.and_then(|r| r.target),
+                    cap: word & 0x7fff,
+                    callback: word >> 15 == 1,
+                    old,
+                    new,
+                }
+            })
+            .collect()
     }
 
     /// A place in words.
