@@ -9,12 +9,17 @@
 //! | `0xc300_0003` | address, 0 or 1, value | reads (x1) or writes a 64-bit word from the secure side |
 //! | `0xc300_0004` | event | x1: how often it happened |
 //! | `0xc300_0005` | n | x1: a register of EL2 as it is while the host runs |
+//! | `0xc300_0006` | n | x1 to x4: x0 to x3 of the n-th SMC that is neither one of these nor an idle CPU's |
+//! | `0xc300_0007` | 0 or 1 | whether PSCI refuses to switch off, reset or suspend a CPU or the system, however it is told |
+//!
+//! Of the SMCs the last 32 are kept.
 //!
 //! x0 is 0 for success, -2 for an argument out of range and -3 for an address that the secure world does not hold.
 
 use crate::start::Frame;
-use crate::{NOT_SUPPORTED, ffa, mem, regs};
+use crate::{NOT_SUPPORTED, ffa, mem, psci, regs};
 use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
 
 const MAGIC: u64 = 0x706b_766d_2d65_6c33;
 const INVALID: u64 = (-2i64).cast_unsigned();
@@ -37,14 +42,43 @@ pub enum Event {
     Ffa,
     /// A page was offered that the secure world holds already.
     HeldTwice,
+    /// An SMC of any kind but the monitor's own calls and those of an idle CPU.
+    Smc,
 }
 
-const EVENTS: usize = 7;
+const EVENTS: usize = 8;
 static COUNTS: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
 
 /// Counts an event.
 pub fn count(event: Event) {
     COUNTS[event as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+const KEPT: usize = 32;
+
+/// x0 to x3 of the last SMCs: the n-th of all is at n modulo the length.
+static SMCS: Mutex<[[u64; 4]; KEPT]> = Mutex::new([[0; 4]; KEPT]);
+
+/// Whether a function number is one of these calls. No other spelling of one is: that somebody else must have thought of.
+pub fn is_own(function: u64) -> bool {
+    (0xc300_0000..=0xc300_0007).contains(&function)
+}
+
+/// Keeps an SMC.
+pub fn record(words: [u64; 4]) {
+    // The count moves under the lock, so that who sees it finds the words.
+    let mut smcs = SMCS.lock();
+    let n = COUNTS[Event::Smc as usize].load(Ordering::Relaxed);
+    smcs[n as usize % KEPT] = words;
+    count(Event::Smc);
+}
+
+/// The n-th SMC, if it is kept.
+fn recorded(n: u64) -> Option<[u64; 4]> {
+    let smcs = SMCS.lock();
+    let count = COUNTS[Event::Smc as usize].load(Ordering::Relaxed);
+    let kept = n < count && count - n <= KEPT as u64;
+    kept.then(|| smcs[n as usize % KEPT])
 }
 
 /// Answers a call.
@@ -68,6 +102,17 @@ pub fn call(id: u64, frame: &mut Frame) {
             .and_then(|n| COUNTS.get(n))
             .map(|count| count.load(Ordering::Relaxed))),
         0xc300_0005 => one(regs::el2(x1)),
+        0xc300_0006 => match recorded(x1) {
+            Some([smc0, smc1, smc2, smc3]) => {
+                frame.x[2..5].copy_from_slice(&[smc1, smc2, smc3]);
+                (0, smc0)
+            }
+            None => (INVALID, 0),
+        },
+        0xc300_0007 => {
+            psci::refuse(x1 != 0);
+            (0, 0)
+        }
         _ => {
             frame.x[0] = NOT_SUPPORTED;
             return;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Firmware at EL3 for QEMU's `virt,secure=on,virtualization=on`. It starts a kernel at Non-secure EL2 and answers its
 //! SMCs: PSCI with states that lose a CPU's registers, FF-A as a secure partition manager with one partition, and calls
-//! of its own by which tests make the FF-A side lie, look at what it holds, and count what reached it.
+//! of its own by which tests make the FF-A side lie, look at what it holds, and see what reached it.
 #![no_std]
 #![no_main]
 
@@ -47,6 +47,13 @@ fn smc(frame: &mut Frame) {
     /// SMCCC 1.3; see [`arch`].
     const OWNER: u64 = 0x3f;
     let function = frame.x[0];
+    if !control::is_own(function) && !psci::is_idle(frame) {
+        let [x0, x1, x2, x3, ..] = frame.x;
+        control::record([x0, x1, x2, x3]);
+    }
+    if let Some(id) = psci::from_v0_1(function) {
+        return psci::call(id, frame);
+    }
     // Bit 16 is a hint about SVE and no part of the number.
     let id = function & 0xffff_ffff & !(1 << 16);
     let fast = id >> 31 == 1;

@@ -23,6 +23,8 @@ pub struct Params {
     pub ffa: u64,
     /// A fault that is armed from the start, see [`crate::ffa::fault`], and how often it shows.
     pub fault: [u64; 2],
+    /// The version of PSCI, as the protocol writes it.
+    pub psci: u64,
 }
 
 /// The parameters.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! PSCI 1.1 (DEN 0022): CPUs on and off, suspend with and without power, the system off, reset and suspended to RAM.
+//! PSCI 1.3 (DEN 0022), 0.2 or 0.1: CPUs on and off, suspend with and without power, the system off, reset and suspended
+//! to RAM.
 
 use crate::control::{self, Event};
 use crate::mem::{RAM, device_write, is_ram};
 use crate::start::{Frame, MAX_CPUS};
 use crate::{NOT_SUPPORTED, gic, params, regs};
+use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 
 const SUCCESS: i64 = 0;
@@ -12,6 +14,7 @@ const INVALID_PARAMETERS: i64 = -2;
 const DENIED: i64 = -3;
 const ALREADY_ON: i64 = -4;
 const ON_PENDING: i64 = -5;
+const INTERNAL_FAILURE: i64 = -6;
 const INVALID_ADDRESS: i64 = -9;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,35 @@ fn is_entry(at: u64) -> bool {
     at >= RAM && at.is_multiple_of(4) && is_ram(at, 4)
 }
 
+/// See [`refuse`].
+static REFUSES: AtomicBool = AtomicBool::new(false);
+
+/// Says whether to refuse what switches off, resets or suspends a CPU or the system, as broken firmware may. An idle CPU
+/// is not refused.
+pub fn refuse(yes: bool) {
+    REFUSES.store(yes, Ordering::Relaxed);
+}
+
+/// Whether this is the call by which a kernel that has nothing to do enters a state of the device tree. Nobody can say when
+/// it does that.
+pub fn is_idle(frame: &Frame) -> bool {
+    let [x0, x1, ..] = frame.x;
+    from_v0_1(x0).unwrap_or(x0) == CPU_SUSPEND && matches!(x1, RETENTION | POWER_DOWN)
+}
+
+const CPU_SUSPEND: u64 = 0xc400_0001;
+
+/// The standard number of a call that has one of version 0.1. Those are in the device tree and may be any; these are what
+/// KVM once had for its guests, which keep to no convention, and the same without bit 16. The standard ones of version 0.2
+/// work beside them.
+pub fn from_v0_1(function: u64) -> Option<u64> {
+    const FIRST: u64 = 0x95c0_ba5e;
+    // CPU_SUSPEND, CPU_OFF, CPU_ON, MIGRATE.
+    const CALLS: [u64; 4] = [CPU_SUSPEND, 0x8400_0002, 0xc400_0003, 0xc400_0005];
+    let n = usize::try_from((function & !(1 << 16)).checked_sub(FIRST)?).ok()?;
+    CALLS.get(n).copied().filter(|_| params::get().psci == 0x0_0001)
+}
+
 /// Answers a call.
 pub fn call(id: u64, frame: &mut Frame) {
     let [_, x1, x2, x3, ..] = frame.x;
@@ -65,23 +97,36 @@ pub fn call(id: u64, frame: &mut Frame) {
     let wide = id & 1 << 30 != 0;
     let arg = |x: u64| if wide { x } else { x & 0xffff_ffff };
     let (a1, a2, a3) = (arg(x1), arg(x2), arg(x3));
+    let version = params::get().psci;
+    let refuses = REFUSES.load(Ordering::Relaxed);
     let result = match id & 0xff {
-        0x00 => 0x1_0001,
+        0x00 => version.cast_signed(),
         0x01 => suspend(frame, a1, a2, a3),
+        0x02 if refuses => DENIED,
         0x02 => off(),
         0x03 => on(a1, a2, a3),
         0x04 => affinity_info(a1, a2),
         // MIGRATE_INFO_TYPE: no trusted OS that would have to move.
         0x06 => 2,
+        0x08 | 0x09 if refuses => INTERNAL_FAILURE,
         0x08 => {
             power_off();
         }
-        0x09 | 0x12 => reset(),
+        0x09 => reset(),
+        // Version 0.2 has no more.
+        _ if version < 0x1_0000 => NOT_SUPPORTED.cast_signed(),
         0x0a => features(a1),
+        0x0e | 0x12 | 0x15 if refuses => INTERNAL_FAILURE,
         0x0e => system_suspend(frame, a1, a2),
         // PSCI_SET_SUSPEND_MODE: the platform coordinates.
         0x0f if a1 == 0 => SUCCESS,
-        0x0f => INVALID_PARAMETERS,
+        // SYSTEM_RESET2, warm: nothing survives any reset here.
+        0x12 if a1 == 0 => reset(),
+        // SYSTEM_OFF2, to hibernate, which is the default too.
+        0x15 if a1 <= 1 => {
+            power_off();
+        }
+        0x0f | 0x12 | 0x15 => INVALID_PARAMETERS,
         _ => NOT_SUPPORTED.cast_signed(),
     };
     if let Some(x0) = frame.x.first_mut().filter(|_| result != RESUMED) {
@@ -114,10 +159,11 @@ fn features(id: u64) -> i64 {
         0x8400_0012,
         0xc400_0012,
     ];
-    if KNOWN.contains(&(id & 0xffff_ffff)) {
-        SUCCESS
-    } else {
-        NOT_SUPPORTED.cast_signed()
+    match id & 0xffff_ffff {
+        known if KNOWN.contains(&known) => SUCCESS,
+        // SYSTEM_OFF2: the one type that there is.
+        0x8400_0015 | 0xc400_0015 => 1,
+        _ => NOT_SUPPORTED.cast_signed(),
     }
 }
 
@@ -142,10 +188,10 @@ fn on(target: u64, entry: u64, context: u64) -> i64 {
 
 fn off() -> ! {
     let cpu = regs::cpu();
-    control::count(Event::CpuOff);
-    // Its registers are lost before others may see that it is off.
+    // Its registers are lost before others may see that it is off, and who sees it counted may switch it on.
     regs::forget();
     CPUS.lock()[cpu] = State::Off;
+    control::count(Event::CpuOff);
     park(cpu)
 }
 

@@ -11,26 +11,48 @@ pub struct Firmware {
     ffa: u64,
     /// A fault of the monitor's (`Fault` there) that is armed from the start, and how often it shows.
     fault: (u64, u64),
+    /// The version of PSCI, as the protocol writes it.
+    psci: u64,
+    /// With version 0.1, the first of the four function numbers that the device tree gives.
+    numbers: u32,
 }
 
 const fn offers(ffa: u64) -> Firmware {
-    Firmware { ffa, fault: (0, 0) }
+    Firmware {
+        ffa,
+        fault: (0, 0),
+        psci: 0x1_0003,
+        numbers: 0,
+    }
 }
 
 const fn lies(fault: u64) -> Firmware {
     Firmware {
-        ffa: 0x1_0002,
         fault: (fault, u64::MAX),
+        ..offers(0x1_0002)
+    }
+}
+
+/// Before PSCI 1.0 there is no way to ask for SMCCC 1.1, let alone for FF-A.
+const fn old(psci: u64, numbers: u32) -> Firmware {
+    Firmware {
+        psci,
+        numbers,
+        ..offers(0)
     }
 }
 
 /// The firmware of a test, None if its machine has QEMU's.
 pub fn of(suite: &str, test: &str) -> Option<Firmware> {
     match (suite, test) {
-        ("ffa" | "suspend", _) => Some(offers(0x1_0002)),
+        ("ffa" | "suspend", _)
+        | ("ffa-version", "host-one-zero" | "host-one-one")
+        | ("judgements", "j3-smc") => Some(offers(0x1_0002)),
+        ("psci", name) if name.starts_with("v0-2") => Some(old(0x0_0002, 0)),
+        ("psci", name) if name.starts_with("v0-1") => Some(old(0x0_0001, 0x95c0_ba5e)),
+        ("psci", _) | ("ffa-version", "none") => Some(offers(0)),
         ("ffa-version", "one-zero") => Some(offers(0x1_0000)),
         ("ffa-version", "one-one") => Some(offers(0x1_0001)),
-        ("ffa-version", "none") => Some(offers(0)),
         ("ffa-version", "newer-minor") => Some(lies(1)),
         ("ffa-version", "newer-major") => Some(lies(2)),
         ("ffa-version", "bit-31") | ("judgements", "j20-bit31") => Some(lies(3)),
@@ -38,9 +60,11 @@ pub fn of(suite: &str, test: &str) -> Option<Firmware> {
         ("ffa-version", "other-id") => Some(lies(5)),
         ("ffa-version", "large-buffers") => Some(lies(6)),
         ("judgements", "j19-late") => Some(Firmware {
-            ffa: 0x1_0002,
             fault: (29, 1),
+            ..offers(0x1_0002)
         }),
+        // Bit 16 is a part of these.
+        ("judgements", "j3-psci") => Some(old(0x0_0001, 0x95c1_ba5e)),
         ("judgements", name) if FFA_CASES.iter().any(|prefix| name.starts_with(prefix)) => {
             Some(offers(0x1_0002))
         }
@@ -53,11 +77,12 @@ const FFA_CASES: [&str; 8] = ["j11", "j12", "j21", "j22", "j23", "j24", "j25", "
 
 /// What a test adds to the kernel's command line.
 pub fn kernel_words(suite: &str, test: &str) -> &'static str {
-    // The kernel's driver would have agreed on a version.
-    if (suite, test) == ("judgements", "j20-bit31") {
-        " initcall_blacklist=ffa_init"
-    } else {
-        ""
+    match (suite, test) {
+        // The kernel's driver would have agreed on a version.
+        ("judgements", "j20-bit31") | ("ffa-version", "host-one-zero" | "host-one-one") => {
+            " initcall_blacklist=ffa_init"
+        }
+        _ => "",
     }
 }
 
@@ -97,6 +122,7 @@ impl Firmware {
             self.ffa,
             self.fault.0,
             self.fault.1,
+            self.psci,
         ];
         flash.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         Ok(flash)
@@ -104,12 +130,21 @@ impl Firmware {
 }
 
 /// Tells a kernel of the monitor's PSCI and its idle states, and what QEMU's own boot code would have told it.
-pub fn describe(tree: &mut Tree, cmdline: &str, initrd_len: u64) {
+pub fn describe(firmware: Firmware, tree: &mut Tree, cmdline: &str, initrd_len: u64) {
     let text = |s: &str| [s.as_bytes(), &[0]].concat();
-    tree.root
-        .child("psci")
-        .set("compatible", b"arm,psci-1.0\0arm,psci-0.2\0")
-        .set("method", b"smc\0");
+    let compatible: &[u8] = match firmware.psci {
+        0x0_0001 => b"arm,psci\0",
+        0x0_0002 => b"arm,psci-0.2\0",
+        _ => b"arm,psci-1.0\0arm,psci-0.2\0",
+    };
+    let psci = tree.root.child("psci");
+    psci.set("compatible", compatible).set("method", b"smc\0");
+    if firmware.numbers != 0 {
+        let numbers = ["cpu_suspend", "cpu_off", "cpu_on", "migrate"].into_iter();
+        for (name, number) in numbers.zip(firmware.numbers..) {
+            psci.set(name, &number.to_be_bytes());
+        }
+    }
     tree.root
         .child("chosen")
         .set("bootargs", &text(cmdline))
@@ -144,9 +179,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_test_of_ffa_has_firmware() {
+    fn every_test_of_firmware_has_some() {
         let suites = crate::suites::all();
-        for suite in suites.iter().filter(|s| s.name.starts_with("ffa")) {
+        let needs = |name: &str| name.starts_with("ffa") || name == "psci";
+        for suite in suites.iter().filter(|s| needs(s.name)) {
             for test in &suite.tests {
                 assert!(of(suite.name, test.name).is_some(), "{}", test.name);
             }
@@ -157,7 +193,7 @@ mod tests {
     #[test]
     fn parameters_follow_the_program() {
         let flash = offers(0x1_0001).flash(&[1; 100], 2, 1024).unwrap();
-        assert_eq!(flash.len(), PARAMS_AT + 64);
+        assert_eq!(flash.len(), PARAMS_AT + 72);
         assert_eq!(flash[PARAMS_AT..PARAMS_AT + 8], MAGIC.to_le_bytes());
         assert!(offers(0).flash(&vec![0; PARAMS_AT + 1], 1, 1).is_err());
     }

@@ -335,9 +335,9 @@ impl Session<'_> {
             if self.suite.needs.no_map {
                 tree.add_no_map(NO_MAP.0, NO_MAP.1);
             }
-            if firmware.is_some() {
+            if let Some(firmware) = firmware {
                 let initrd_len = std::fs::metadata(&initrd).map_or(0, |m| m.len());
-                firmware::describe(&mut tree, &machine.cmdline, initrd_len);
+                firmware::describe(firmware, &mut tree, &machine.cmdline, initrd_len);
             }
             let mut tree = tree.flatten();
             if self.suite.needs.odd_gicv {

@@ -256,6 +256,11 @@ pub fn boot(
             report.object = Some(object.to_owned());
         }
         down |= text.contains("reboot: Power down");
+        // What a kernel does that knows no way to switch the machine off, as with PSCI 0.1.
+        if text.contains("reboot: Power off not available") {
+            down = true;
+            break;
+        }
         report.begun |= text.starts_with("KTAP version");
         if let Event::Ended(outcome) = parser.line(&line) {
             let timed = Timed {

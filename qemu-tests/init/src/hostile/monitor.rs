@@ -22,6 +22,8 @@ pub enum Event {
     Ffa,
     /// Pages that were offered though the secure world holds them already.
     HeldTwice,
+    /// SMCs of any kind but the monitor's own calls and those of an idle CPU.
+    Smc,
 }
 
 /// How the FF-A side lies: `Fault` in qemu-tests/monitor/src/ffa/fault.rs.
@@ -138,6 +140,25 @@ impl<'a> Monitor<'a> {
     /// How often something happened.
     pub fn count(&self, event: Event) -> Result<u64, String> {
         self.value(0xc300_0004, &[event as u64])
+    }
+
+    /// x0 to x3 of the SMCs that reached the monitor since [`Event::Smc`] was `mark`, at most 32.
+    pub fn smcs_since(&self, mark: u64) -> Result<Vec<[u64; 4]>, String> {
+        (mark..self.count(Event::Smc)?)
+            .map(|n| {
+                let reply = self.call(0xc300_0006, &[n])?;
+                let [x0, smc0, smc1, smc2, smc3, ..] = reply.regs;
+                match x0 {
+                    0 => Ok([smc0, smc1, smc2, smc3]),
+                    other => Err(format!("SMC {n}: {other:#x}")),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether PSCI shall refuse to switch off, reset or suspend a CPU or the system, however it is told.
+    pub fn refuse(&self, yes: bool) -> Result<(), String> {
+        self.value(0xc300_0007, &[u64::from(yes)]).map(drop)
     }
 
     /// The registers of EL2 on the CPU of this thread, while the host runs.

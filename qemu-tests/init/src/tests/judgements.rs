@@ -21,6 +21,8 @@ const CASES: &[(&str, Case)] = &[
     ("j2-vmid", |h, _| tlb(h, "__kvm_tlb_flush_vmid")),
     ("j2-range", |h, _| tlb(h, "__kvm_tlb_flush_vmid_range")),
     ("j2-cpu", |h, _| tlb(h, "__kvm_flush_cpu_context")),
+    ("j3-smc", |h, _| super::firmware::unlisted(h)),
+    ("j3-psci", |h, _| super::firmware::standard_numbers(h)),
     ("j4", |h, map| reclaim_text(h, map)),
     ("j5-freed", |h, _| reclaim_after_end(h, false)),
     ("j5-reused", |h, _| reclaim_after_end(h, true)),

@@ -4,6 +4,7 @@
 mod badinput;
 pub mod boot;
 mod ffa;
+mod firmware;
 mod guests;
 mod judgements;
 mod modes;
@@ -72,6 +73,7 @@ const TESTS: &[(&str, Test)] = &[
     ("panic", boot::panic),
     ("ffa", ffa::run),
     ("power", power::run),
+    ("psci", firmware::psci),
 ];
 
 /// Keeps this thread on one CPU, for what EL2 remembers per CPU.

@@ -90,8 +90,15 @@ fn off_and_on(monitor: &Monitor<'_>) -> Result<(), String> {
         for cpu in 1..cpus() {
             let switch = format!("{CPU}/cpu{cpu}/online");
             write(&switch, "0")?;
-            write(&switch, "1")?;
             wanted += 1;
+            // PSCI 0.1 has no AFFINITY_INFO, so the kernel does not wait for it.
+            let start = Instant::now();
+            while monitor.count(Event::CpuOff)? < before[0] + wanted
+                && start.elapsed() < Duration::from_secs(5)
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            write(&switch, "1")?;
         }
     }
     let after = [monitor.count(Event::CpuOff)?, monitor.count(Event::CpuOn)?];

@@ -29,6 +29,13 @@ macro_rules! version {
     };
 }
 
+/// A version that a host asks for, which has no driver, of firmware that has a newer one too.
+macro_rules! host_version {
+    ($name:literal, $asked:literal) => {
+        test($name, 60, &["/init", "--test", "ffa", "version", $asked, "first"])
+    };
+}
+
 /// The suites; `protected` is the test of the mode, and `hostile` what tests with the module need.
 pub fn suites(protected: &Test, hostile: Needs) -> Vec<Suite> {
     vec![
@@ -78,12 +85,59 @@ pub fn suites(protected: &Test, hostile: Needs) -> Vec<Suite> {
             alone: false,
         },
         Suite {
+            name: "psci",
+            about: "every call of PSCI: what firmware sees, and what the host gets",
+            tests: vec![
+                protected.clone(),
+                test("calls", 30, &["/init", "--test", "psci", "1.3"]),
+            ],
+            needs: hostile,
+            alone: false,
+        },
+        Suite {
+            name: "psci",
+            about: "the same on firmware of PSCI 0.2, and CPUs that come and go on it",
+            tests: vec![
+                Test {
+                    name: "v0-2-protected-mode",
+                    ..protected.clone()
+                },
+                test("v0-2-calls", 30, &["/init", "--test", "psci", "0.2"]),
+                test("v0-2-off-and-on", 60, &["/init", "--test", "power", "off-and-on"]),
+                test("v0-2-idle", 60, &["/init", "--test", "power", "idle"]),
+            ],
+            needs: Needs {
+                variant: "v0-2",
+                ..hostile
+            },
+            alone: false,
+        },
+        Suite {
+            name: "psci",
+            about: "CPUs that come and go on firmware of PSCI 0.1, whose numbers are of the device tree",
+            tests: vec![
+                Test {
+                    name: "v0-1-protected-mode",
+                    ..protected.clone()
+                },
+                test("v0-1-off-and-on", 60, &["/init", "--test", "power", "off-and-on"]),
+                test("v0-1-idle", 60, &["/init", "--test", "power", "idle"]),
+            ],
+            needs: Needs {
+                variant: "v0-1",
+                ..hostile
+            },
+            alone: false,
+        },
+        Suite {
             name: "ffa-version",
-            about: "firmware with other versions of FF-A, and without, one boot each",
+            about: "firmware and hosts with other versions of FF-A, and without, one boot each",
             tests: vec![
                 version!("one-zero", "1.0"),
                 version!("one-one", "1.1"),
                 version!("none", "none"),
+                host_version!("host-one-zero", "1.0"),
+                host_version!("host-one-one", "1.1"),
                 version!("newer-minor", "any"),
                 version!("newer-major", "none"),
                 version!("bit-31", "1.2"),

@@ -31,7 +31,10 @@ pub fn run(sub: &mut Sub, words: &[String]) -> Outcome {
     let name = words.first().ok_or_else(|| "no part named".to_owned())?;
     match name.as_str() {
         "driver" => return negotiation::driver(sub),
-        "version" => return negotiation::version(words.get(1).map_or("", String::as_str)),
+        "version" => {
+            let wanted = words.get(1).map_or("", String::as_str);
+            return negotiation::version(wanted, words.len() > 2);
+        }
         _ => {}
     }
     let (_, part) = PARTS
