@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! How the memory that the kernel reserved for EL2 at boot is divided. The kernel computes the size of the reservation
-//! from the same memory map (`kvm_hyp_reserve`), so every bound here must agree with, or stay below, the kernel's.
+//! from the same memory map (`kvm_hyp_reserve`), so every bound here must agree with, or stay below, the kernel's;
+//! but for the page records, which must be there for every page (see [`record_pages`]).
 
 use pkvm_types::{Error, PAGE_SHIFT, PAGE_SIZE, PTES_PER_TABLE, Pfn, PfnRange, Result};
 
@@ -29,7 +30,8 @@ const RECORD: u64 = 8;
 
 /// The first and the last-plus-one page, in units of pages of page records, that hold the records of the memory
 /// region of `bytes` bytes at `base`. A region need not begin or end at a page: the last page is that of its end, and
-/// may be one more than its length says.
+/// may be one more than its length says. The kernel reserves by the length. What that lacks comes out of its rounding of
+/// the whole, and if there is none, [`carve`] finds the memory too small.
 pub fn record_pages(base: u64, bytes: u64) -> Option<(u64, u64)> {
     let start = (base >> PAGE_SHIFT).checked_mul(RECORD)?;
     let end = (base.checked_add(bytes)? >> PAGE_SHIFT).checked_mul(RECORD)?;

@@ -302,8 +302,8 @@ impl<T: VmRef> VmTable<T> {
     /// Loads a vCPU on the CPU of `cpu`. `None`, and nothing changed, if that CPU has one loaded, the VM is not live,
     /// it has no such vCPU, or the vCPU is loaded elsewhere.
     ///
-    /// Where another vCPU of the VM ran on this CPU last, `flush` is called with the VM before the vCPU is anyone's to
-    /// run: it must invalidate this CPU's stage-1 entries of the VMID (VMALLE1) and its instruction cache (IALLU).
+    /// Where another vCPU of the VM ran on this CPU last, `flush` is called with the VM before this returns: it
+    /// must invalidate this CPU's stage-1 entries of the VMID (VMALLE1) and its instruction cache (IALLU).
     pub fn load(
         &mut self,
         cpu: &mut CpuState<T>,

@@ -166,8 +166,8 @@ fn traces(host: HostData) -> bool {
 
 fn stop_trace(host: HostData) {
     if flag(host, HOST_FLAG_TRBE_ENABLED) || has_cap::<{ CAP_KVM_PROTECTED_MODE as u16 }>() {
-        // Guests are not traced to a buffer of the host's. In protected mode they are not traced at all: what is kept here
-        // is the last guest's own value, and a normal VM's must not trace a protected one that runs after it.
+        // Guests are not traced to a buffer of the host's. In protected mode none is entered with tracing on: what was
+        // kept here is the last guest's own value, and a normal VM's must not trace a protected one that runs after it.
         host.set_trfcr_while_in_guest(0);
     }
     host.set_trfcr(read_el1::<TRFCR_EL1>());

@@ -26,7 +26,7 @@ fn issue(
     let mark = monitor.count(Event::Smc)?;
     let reply = h.smc(imm, regs).map_err(|e| e.to_string())?;
     let mut smcs = monitor.smcs_since(mark)?;
-    // The kernel asks for mitigations whenever it likes, on the other CPU too.
+    // The kernel asks which mitigations there are whenever it likes, on the other CPU too.
     smcs.retain(|smc| smc[0] != SMCCC_ARCH_FEATURES);
     Ok((reply, smcs))
 }
@@ -166,8 +166,8 @@ enum Way {
 
 const PSCI_VERSION: u64 = 0x8400_0000;
 
-/// The PSCI calls that reach firmware, without PSCI_VERSION: the function, the first version that has it, the way, x1, and what the monitor
-/// answers while it refuses.
+/// The PSCI calls that reach firmware, without PSCI_VERSION: the function, the first version that has it, the way, x1,
+/// and what the monitor answers while it refuses.
 const PSCI: &[(u64, u64, Way, u64, i64)] = &[
     // CPU_OFF: DENIED.
     (0x8400_0002, 0x0_0002, Way::As, ARGS[0], -3),
@@ -208,7 +208,7 @@ fn text(h: &Hostile) -> Result<std::ops::Range<u64>, String> {
     Ok(find(" __hyp_idmap_text_start")?..find(" __hyp_text_end")?)
 }
 
-/// What a PSCI call did.
+/// Makes PSCI calls, while the monitor refuses what would end something.
 struct Psci<'a> {
     h: &'a Hostile,
     monitor: Monitor<'a>,
@@ -262,7 +262,7 @@ impl Drop for Psci<'_> {
     }
 }
 
-/// Whether a context is EL2's and not the host's. Its value is the address of a structure of EL2's.
+/// Whether a context can be EL2's, which is the address of a structure, and is none of the host's words.
 fn is_own(context: u64) -> bool {
     !ARGS.contains(&context) && context != 0 && context.is_multiple_of(8)
 }

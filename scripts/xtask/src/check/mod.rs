@@ -74,6 +74,24 @@ fn configured(config: &str, option: &str) -> bool {
     config.lines().any(|l| l == format!("CONFIG_{option}=y"))
 }
 
+/// The kernel's number of a CPU capability, by its name without `ARM64_`.
+///
+/// # Errors
+/// One line: the build has no list of them, or not this one.
+fn capability(kernel: &Kernel, name: &str) -> Result<u16, String> {
+    let path = kernel.dir.join("arch/arm64/include/generated/asm/cpucap-defs.h");
+    sh::read(&path)?
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("#define ARM64_")?
+                .strip_prefix(name)?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .ok_or_else(|| format!("{}: no ARM64_{name}", path.display()))
+}
+
 fn verdict(problems: Vec<String>, remark: String) -> Verdict {
     if problems.is_empty() {
         Ok(remark)

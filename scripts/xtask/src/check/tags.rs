@@ -3,7 +3,7 @@
 //! exit from it exchange them, in assembler, for a guest that has tags. A kernel without memory tagging has no such code.
 
 use super::object::Elf;
-use super::{Outcome, Verdict, configured, verdict};
+use super::{Outcome, Verdict, capability, configured, verdict};
 use crate::kernel::Kernel;
 use crate::sh;
 
@@ -87,7 +87,10 @@ fn one(linked: &Elf, function: &str, save: u32, load: u32, mte: u16) -> Result<(
         .step_by(4)
         .find(|at| linked.word((section, *at)).is_some_and(|w| w & !31 == MRS_RGSR))
         .ok_or("it never reads RGSR_EL1")?;
-    let first = at.checked_sub(12).ok_or("it begins too late")?;
+    let first = at
+        .checked_sub(12)
+        .filter(|first| *first >= start)
+        .ok_or("it begins too late")?;
     let mut words = [0; EXCHANGE];
     for (word, at) in words.iter_mut().zip((first..).step_by(4)) {
         *word = linked.word((section, at)).unwrap_or_default();
@@ -134,11 +137,7 @@ pub fn run(kernel: &Kernel, linked: &Elf) -> Result<Option<Outcome>, String> {
     if !configured(&config, "ARM64_MTE") {
         return Ok(None);
     }
-    let path = kernel.dir.join("arch/arm64/include/generated/asm/cpucap-defs.h");
-    let mte = sh::read(&path)?
-        .lines()
-        .find_map(|l| l.strip_prefix("#define ARM64_MTE")?.trim().parse().ok())
-        .ok_or_else(|| format!("{}: no ARM64_MTE", path.display()))?;
+    let mte = capability(kernel, "MTE")?;
     Ok(Some(Outcome {
         name: "tag-registers",
         result: check(linked, mte),

@@ -4,7 +4,7 @@
 //! none of it would notice a wrong one. So every entry is compared with what has to be in it.
 
 use super::object::{Alternative, Elf};
-use super::{Outcome, Verdict, configured, verdict};
+use super::{Outcome, Verdict, capability, configured, verdict};
 use crate::kernel::Kernel;
 use crate::sh;
 use std::collections::BTreeMap;
@@ -182,9 +182,22 @@ fn branch_target(linked: &Elf, (section, at): (usize, u64)) -> Option<(usize, u6
         .target
 }
 
+/// The numbers of capabilities.
+#[derive(Clone, Copy)]
+struct Caps {
+    /// Every system has it: a callback of this one is always called.
+    always: u16,
+    /// The CPUs have the instruction [`SB`].
+    sb: u16,
+}
+
+/// The speculation barrier of CPUs that have one instruction for it.
+const SB: u32 = 0xd503_30ff;
+
 /// Compares one entry. `patched` are the records that nobody has claimed yet.
 fn compare(
     linked: &Elf,
+    caps: Caps,
     patched: &mut BTreeMap<(usize, u64), Alternative>,
     (section, mut at): (usize, u64),
     parts: &[Part],
@@ -205,12 +218,21 @@ fn compare(
         }
         match part {
             Part::By(function, words) => match patched.remove(&place) {
-                Some(r) if r.callback && r.symbol == *function && usize::from(r.old) == 4 * words.len() => {}
+                Some(r) if r.callback && r.symbol == *function && usize::from(r.old) == 4 * words.len() => {
+                    // With any other capability EL1 would call it only where a CPU has that.
+                    if r.cap != caps.always {
+                        return Err(format!("{function} is called for capability {}", r.cap));
+                    }
+                }
                 Some(r) => return Err(format!("{} in the place of {function}", r.symbol)),
                 None => return Err(format!("{function} does not write it")),
             },
             Part::Or(words) => match patched.remove(&place) {
-                Some(r) if !r.callback && usize::from(r.old) == 4 * words.len() => {}
+                Some(r)
+                    if !r.callback
+                        && r.cap == caps.sb
+                        && usize::from(r.old) == 4 * words.len()
+                        && r.replacement.and_then(|at| linked.word(at)) == Some(SB) => {}
                 _ => return Err("no capability chooses the speculation barrier".to_owned()),
             },
             Part::To(symbol, offset) => {
@@ -230,7 +252,7 @@ fn compare(
     Ok(())
 }
 
-fn check(linked: &Elf, bhb: bool) -> Verdict {
+fn check(linked: &Elf, bhb: bool, caps: Caps) -> Verdict {
     let (Some(plain), Some(in_front)) = (linked.symbol(PLAIN), linked.symbol(IN_FRONT)) else {
         return Err(vec![format!("no {PLAIN} or no {IN_FRONT}")]);
     };
@@ -253,7 +275,7 @@ fn check(linked: &Elf, bhb: bool) -> Verdict {
     let entries = entries(bhb);
     for (name, symbol, offset, parts) in &entries {
         let (section, start) = if *symbol == PLAIN { plain } else { in_front };
-        if let Err(why) = compare(linked, &mut patched, (section, start + offset), parts) {
+        if let Err(why) = compare(linked, caps, &mut patched, (section, start + offset), parts) {
             problems.push(format!("{name}: {why}"));
         }
     }
@@ -279,12 +301,20 @@ fn check(linked: &Elf, bhb: bool) -> Verdict {
 /// The check of the vectors for guests.
 ///
 /// # Errors
-/// One line: a file is missing.
+/// One line: a file is missing, or does not tell the number of a capability.
 pub fn run(kernel: &Kernel, linked: &Elf) -> Result<Outcome, String> {
     let config = sh::read(&kernel.dir.join(".config"))?;
+    let caps = Caps {
+        always: capability(kernel, "ALWAYS_SYSTEM")?,
+        sb: capability(kernel, "HAS_SB")?,
+    };
     Ok(Outcome {
         name: "guest-vectors",
-        result: check(linked, configured(&config, "MITIGATE_SPECTRE_BRANCH_HISTORY")),
+        result: check(
+            linked,
+            configured(&config, "MITIGATE_SPECTRE_BRANCH_HISTORY"),
+            caps,
+        ),
     })
 }
 
@@ -294,6 +324,7 @@ mod tests {
     use super::*;
 
     const TEXT: usize = 1;
+    const CAPS: Caps = Caps { always: 0, sb: 1 };
     /// Where the tables are in the section, after a word for each handler.
     const START: u64 = 4 * TABLE;
 
@@ -307,6 +338,7 @@ mod tests {
             data: vec![0; (START + 4 * TABLE) as usize],
             ..Section::default()
         };
+        text.data[..4].copy_from_slice(&SB.to_le_bytes());
         let mut table = Section {
             name: ".altinstructions".to_owned(),
             ..Section::default()
@@ -385,7 +417,9 @@ mod tests {
     }
 
     fn faults(linked: &Elf, bhb: bool) -> usize {
-        check(linked, bhb).err().map_or(0, |problems| problems.len())
+        check(linked, bhb, CAPS)
+            .err()
+            .map_or(0, |problems| problems.len())
     }
 
     #[test]
@@ -398,11 +432,25 @@ mod tests {
     #[test]
     fn the_tables_as_they_should_be_pass() {
         for bhb in [false, true] {
-            assert_eq!(check(&object(bhb, |n| n), bhb).err(), None);
+            assert_eq!(check(&object(bhb, |n| n), bhb, CAPS).err(), None);
         }
         // The loop of branches has to be there where the kernel was configured with it, and only there.
         assert_eq!(faults(&object(false, |n| n), true), 8);
         assert_eq!(faults(&object(true, |n| n), false), 8);
+    }
+
+    #[test]
+    fn records_of_other_capabilities_are_faults() {
+        for (byte, cap) in [(8, 3), (8, 1)] {
+            let mut other = object(true, |n| n);
+            let table = &mut other.sections.get_mut(&2).unwrap().data;
+            let records = table.chunks_exact_mut(12);
+            let changed = records.filter(|r| r[8] != cap).map(|r| r[byte] = cap).count();
+            assert!(changed > 0 && faults(&other, true) > 0);
+        }
+        let mut other = object(true, |n| n);
+        other.sections.get_mut(&TEXT).unwrap().data[0] ^= 1;
+        assert!(faults(&other, true) > 0);
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn a_trusted_host_keeps_its_own_fpmr() {
 }
 
 #[test]
-fn no_vcpu_runs_while_the_host_has_streaming_state() {
+fn a_host_with_streaming_state_is_not_fit_to_run_a_vcpu() {
     // SVCR.SM, SVCR.ZA, and both.
     for svcr in [1, 2, 3] {
         fake::reset();
