@@ -398,12 +398,13 @@ impl Session<'_> {
         }
         archive.char_device("/dev/console", 5, 1);
         archive.char_device("/dev/kmsg", 1, 11);
-        archive.file("/init", 0o755, &self.artifacts.program("pkvm-init")?);
+        let init = self.artifacts.program("pkvm-init")?;
+        archive.file("/init", 0o755, &init);
         if self.suite.needs.modprobe {
             // What starts without open files gets this one.
             archive.char_device("/dev/null", 1, 3);
             archive.dir("/sbin");
-            archive.file("/sbin/modprobe", 0o755, &self.artifacts.program("pkvm-init")?);
+            archive.file("/sbin/modprobe", 0o755, &init);
         }
         let mut table = String::new();
         for test in tests {

@@ -110,8 +110,8 @@ impl Esr {
     /// Whether HPFAR_EL2 holds the faulting IPA (Arm ARM, HPFAR_EL2).
     fn sets_hpfar(self) -> bool {
         // Cortex-A57 erratum 834220 reports stage-1 faults of permission or alignment as stage-2 translation faults: walk
-        // again. These are no faults of the walk itself, after which another walk would end where this one did, and the world below would
-        // run into it for ever.
+        // again. These are no faults of the walk itself, after which another walk would end where this one did, and the
+        // world below would run into it for ever.
         if has_cap::<{ CAP_WORKAROUND_834220 as u16 }>() && self.is_translation_fault() && !self.is_s1ptw() {
             return false;
         }
